@@ -1,0 +1,92 @@
+"""The adapter of a window: kept beside the store, so that new queries can be valued later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from influcoder_lightning.capture.layers import find_lora_linears
+from influcoder_lightning.errors import CaptureError, StoreError
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def active_adapter(model: Any) -> str:
+    """Name of the one active adapter.
+
+    Raises:
+        CaptureError: more than one is active.
+    """
+    active = model.active_adapters
+    names = [str(n) for n in (active() if callable(active) else active)]
+    if len(names) != 1:
+        raise CaptureError(
+            f"{len(names)} adapters are active ({', '.join(names)}); influence is defined for one. "
+            "Activate the one that is trained with `model.set_adapter(name)`."
+        )
+    return names[0]
+
+
+def adapter_description(model: Any) -> dict[str, Any]:
+    """Model class, base model and the LoRA settings that decide what a gradient means."""
+    adapter = active_adapter(model)
+    config = model.peft_config[adapter]
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    targets = config.target_modules
+    return {
+        "model": type(base).__name__,
+        "base_model": str(config.base_model_name_or_path),
+        "adapter": adapter,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": sorted(targets) if isinstance(targets, set | list) else targets,
+    }
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the active adapter in PEFT's own layout (``PeftModel.from_pretrained`` reads it)."""
+    from peft import get_peft_model_state_dict
+
+    adapter = active_adapter(model)
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / _WEIGHTS)
+    model.peft_config[adapter].save_pretrained(str(folder))
+
+
+@contextmanager
+def adapter_loaded(model: Any, folder: Path) -> Iterator[None]:
+    """``model`` with the LoRA weights saved in ``folder``; its own are put back afterwards.
+
+    Raises:
+        StoreError: the file is missing or does not fit the model.
+    """
+    from peft import set_peft_model_state_dict
+
+    weights = [linear.module.weight for linear in find_lora_linears(model)]
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        try:
+            state = load_file(folder / _WEIGHTS)
+            result: Any = set_peft_model_state_dict(
+                model, state, adapter_name=active_adapter(model)
+            )
+            if result.unexpected_keys:
+                raise ValueError(f"unexpected weights {result.unexpected_keys[:3]}")
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise StoreError(
+                f"the adapter in {folder} does not fit this model: {error}. Pass the model with "
+                "the LoRA settings of the run (see the store's `lora` attribute)."
+            ) from error
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)

@@ -1,0 +1,123 @@
+"""Features of given batches from a model as it stands: queries of a window, or a frozen pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influcoder_lightning.capture.gradients import GradientCapture
+from influcoder_lightning.capture.losses import response_tokens, sample_losses
+from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.data.sample_ids import batch_labels
+from influcoder_lightning.errors import DataError
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+_PACKING_KEYS = ("segment_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens")
+
+
+def feature_rows(
+    capture: GradientCapture,
+    batch: Any,
+    ids: list[int | str],
+    labels: Tensor,
+    loss_function: Callable[[Any], Tensor],
+) -> RowBatch:
+    """Rows of one batch by a forward and backward pass that leaves every ``.grad`` alone.
+
+    Args:
+        capture: attached hooks.
+        batch: handed to ``loss_function``.
+        ids: B sample ids.
+        labels: [B, T].
+        loss_function: ``batch -> [B]`` mean response losses, differentiable.
+
+    Raises:
+        DataError: the loss is not one number per sample.
+    """
+    weights = [linear.module.weight for linear in capture.linears]
+    capture.begin(len(ids))
+    try:
+        with torch.enable_grad():
+            losses = loss_function(batch)
+            if losses.shape != (len(ids),):
+                raise DataError(
+                    f"`query_loss` returned shape {tuple(losses.shape)} for a batch of {len(ids)} "
+                    "samples; it must return one mean response loss per sample."
+                )
+            capture.begin_backward()
+            torch.autograd.grad(losses.sum(), weights, allow_unused=True)
+        captured = capture.finish()
+    finally:
+        capture.cancel()
+    return RowBatch(
+        ids,
+        captured.sketch.cpu(),
+        captured.squared_norm.sqrt().cpu(),
+        response_tokens(labels).cpu(),
+        losses.detach().float().cpu(),
+    )
+
+
+def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int) -> Tensor:
+    """Mean response loss [B] of a causal LM on a batch, by our own cross-entropy.
+
+    Samples without a response token get 0.
+    """
+    labels = batch_labels(batch, labels_key)
+    output = model(**model_inputs(batch), use_cache=False)
+    keep = response_tokens(labels) > 0
+    losses = output.logits.new_zeros(len(labels), dtype=torch.float32)
+    losses[keep] = sample_losses(output.logits[keep], labels[keep])
+    return losses
+
+
+def model_inputs(batch: Any) -> dict[str, Tensor]:
+    """The keyword arguments of a causal LM's forward that ``batch`` holds.
+
+    Raises:
+        DataError: there are no input ids.
+    """
+    if isinstance(batch, Mapping):
+        if "input_ids" in batch:
+            return {name: batch[name] for name in _MODEL_INPUTS if batch.get(name) is not None}
+    elif isinstance(batch, list | tuple) and isinstance(batch[0], Tensor):
+        return {"input_ids": batch[0]}
+    raise DataError(
+        "cannot tell the model's inputs in a batch of type "
+        f"{type(batch).__name__}: give it `input_ids`, or override `query_loss`."
+    )
+
+
+def refuse_packed(batch: Any) -> None:
+    """Raise ``DataError`` for batches that pack several samples into one row."""
+    if not isinstance(batch, Mapping):
+        return
+    packed = next((key for key in _PACKING_KEYS if key in batch), None)
+    positions = batch.get("position_ids")
+    if packed is None and isinstance(positions, Tensor) and positions.dim() == 2:
+        mask = batch.get("attention_mask")
+        attended = torch.ones_like(positions) if mask is None else mask
+        both = attended[:, 1:].bool() & attended[:, :-1].bool()
+        if bool(((positions[:, 1:] <= positions[:, :-1]) & both).any()):
+            packed = "position_ids that restart within a row"
+    if packed is not None:
+        raise DataError(
+            f"the batch is packed ({packed}): several samples in one row are not supported. "
+            "Use one sample per row."
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; every submodule's own mode is put back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

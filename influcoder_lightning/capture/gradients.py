@@ -1,0 +1,179 @@
+"""Per-sample LoRA gradients as a by-product of a backward pass that happens anyway.
+
+For a linear with inputs x[b, t] and output gradients d[b, t] the weight gradient of sample b is
+``sum_t outer(d[b, t], x[b, t])``. A forward hook puts an identity node behind each LoRA linear;
+when autograd passes through that node it hands over d, and x comes back from autograd's own saved
+tensors. So gradient checkpointing (either kind), activation offloading and modules that are called
+several times are handled by the machinery that already handles them, nothing is kept alive that
+autograd would not keep for the linear itself, and every gradient passes through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influcoder_lightning.capture.layers import LoraLinear
+from influcoder_lightning.errors import CaptureError
+from influcoder_lightning.projection import Projector
+
+
+class _Tap(torch.autograd.Function):
+    """Identity on a linear's output; shows (x, d) to ``sink`` when the backward comes by."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, x: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Any:
+        ctx.save_for_backward(x)
+        ctx.sink = sink
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        ctx.sink(x.detach(), grads[0].detach())
+        return grads[0], None, None
+
+
+@dataclass
+class CapturedRows:
+    """Projected gradients of one micro-batch, still in the unit of the loss that was run backward.
+
+    Attributes:
+        sketch: [B, D] float32.
+        squared_norm: [B] float64, of the gradient before projection.
+    """
+
+    sketch: Tensor
+    squared_norm: Tensor
+
+    def rescaled(self, factor: Tensor) -> CapturedRows:
+        """Rows multiplied by ``factor`` [B], to bring them to each sample's own loss unit."""
+        factor = factor.to(self.sketch.device)
+        return CapturedRows(
+            self.sketch * factor.to(torch.float32)[:, None],
+            self.squared_norm * factor.to(torch.float64) ** 2,
+        )
+
+
+class GradientCapture:
+    """Hooks on LoRA linears; between `begin` and `finish` they collect one micro-batch's rows.
+
+    Only one layer's unprojected rows live at a time (all calls of a module that is called several
+    times in a forward are summed first, because a norm is no sum).
+
+    Args:
+        linears: the linears to watch, see `find_lora_linears`.
+        projector: turns a layer's gradient rows into sketches.
+    """
+
+    def __init__(self, linears: list[LoraLinear], projector: Projector) -> None:
+        self.linears = linears
+        self.projector = projector
+        self.seconds = 0.0
+        self._handles: list[Any] = []
+        self._armed = False
+        self._reset(0)
+
+    def attach(self) -> None:
+        """Register the forward hooks (no effect on the model until `begin`)."""
+        if not self._handles:
+            for linear in self.linears:
+                hook = self._forward_hook(linear)
+                self._handles.append(linear.module.register_forward_hook(hook))
+
+    def detach(self) -> None:
+        """Remove all hooks; safe to call at any time and more than once."""
+        self._armed = False
+        while self._handles:
+            self._handles.pop().remove()
+
+    def begin(self, batch_size: int) -> None:
+        """Start to collect; the next forward and backward belong to ``batch_size`` samples."""
+        self._reset(batch_size)
+        self._armed = True
+
+    def begin_backward(self) -> None:
+        """Say that the forward is over: later calls of a module are recomputations."""
+        self._in_backward = True
+
+    def cancel(self) -> None:
+        """Stop collecting and drop what was collected."""
+        self._armed = False
+        self._reset(0)
+
+    def finish(self) -> CapturedRows:
+        """Stop collecting and return the rows of the micro-batch.
+
+        Raises:
+            CaptureError: no LoRA linear took part in the backward pass.
+        """
+        self._armed = False
+        for linear, rows in list(self._partial.values()):
+            self._consume(linear, rows)
+        if self._sketch is None:
+            raise CaptureError(
+                "the backward pass reached no LoRA layer: the loss does not depend on the active "
+                "adapter, or it was computed by another copy of the model."
+            )
+        captured = CapturedRows(self._sketch, self._squared_norm)
+        self._reset(0)
+        return captured
+
+    def _reset(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._in_backward = False
+        self._sketch: Tensor | None = None
+        self._squared_norm = torch.empty(0)
+        self._calls: dict[str, int] = {}
+        self._partial: dict[str, tuple[LoraLinear, Tensor]] = {}
+
+    def _forward_hook(self, linear: LoraLinear) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not self._armed:
+                return None
+            if not self._in_backward:  # a recomputation is no further use of the module
+                self._calls[linear.name] = self._calls.get(linear.name, 0) + 1
+            if not (torch.is_grad_enabled() and output.requires_grad):
+                return None
+            x = inputs[0].detach()
+            return _Tap.apply(output, x, lambda x, d: self._receive(linear, x, d))
+
+        return hook
+
+    def _receive(self, linear: LoraLinear, x: Tensor, d: Tensor) -> None:
+        if not self._armed:
+            return
+        start = perf_counter()
+        if d.dim() != 3 or d.shape[0] != self._batch_size:
+            raise CaptureError(
+                f"`{linear.name}` ran on a tensor of shape {tuple(x.shape)} in a batch of "
+                f"{self._batch_size} samples: expected [batch, tokens, features]. Packed rows, "
+                "mixtures of experts and several sub-batches in one training step are not "
+                "supported; let each sample be one row of one forward pass."
+            )
+        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+            rows = torch.bmm(d.float().transpose(1, 2), x.float())
+        self._calls[linear.name] = self._calls.get(linear.name, 1) - 1
+        if linear.name in self._partial:
+            rows = self._partial.pop(linear.name)[1].add_(rows)
+        if self._calls[linear.name] > 0:
+            self._partial[linear.name] = (linear, rows)
+        else:
+            self._consume(linear, rows)
+        self.seconds += perf_counter() - start
+
+    def _consume(self, linear: LoraLinear, rows: Tensor) -> None:
+        with torch.no_grad():
+            if self._sketch is None:
+                shape = (self._batch_size, self.projector.dim)
+                self._sketch = torch.zeros(shape, device=rows.device)
+                self._squared_norm = torch.zeros(
+                    self._batch_size, dtype=torch.float64, device=rows.device
+                )
+            self._squared_norm += rows.flatten(1).square().sum(1, dtype=torch.float64)
+            self.projector.add(self._sketch, linear, rows.flatten(1))

@@ -1,0 +1,160 @@
+"""Which linears of a PEFT model carry the gradient, in a fixed and recorded order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from influcoder_lightning.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class LoraLinear:
+    """One ``lora_A`` or ``lora_B`` linear whose weight is trained.
+
+    Attributes:
+        name: name of the weight inside the language model, as in ``named_parameters()``.
+        module: the inner ``nn.Linear``.
+        shape: (out_features, in_features) of its weight.
+        offset: where its flattened (row-major) weight starts in the flattened gradient.
+    """
+
+    name: str
+    module: nn.Linear
+    shape: tuple[int, int]
+    offset: int
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return self.shape[0] * self.shape[1]
+
+
+def find_language_model(module: nn.Module) -> nn.Module:
+    """The outermost PEFT model (or LoRA-injected ``transformers`` model) inside ``module``.
+
+    Raises:
+        CaptureError: there is none, or more than one.
+    """
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    for kind in (PeftModel, PreTrainedModel):
+        found = [m for m in _outermost(module, kind) if any(_lora_layers(m))]
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise CaptureError(
+                f"{type(module).__name__} holds {len(found)} language models with LoRA layers; "
+                "influence is defined for one. Keep the others out of the LightningModule."
+            )
+    raise CaptureError(
+        f"no LoRA layers found in {type(module).__name__}: influence features are gradients of "
+        "LoRA weights. Wrap the model first, e.g. "
+        "`peft.get_peft_model(model, LoraConfig(target_modules='all-linear'))`."
+    )
+
+
+def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
+    """All trained ``lora_A``/``lora_B`` linears of the active adapters, in module order.
+
+    Raises:
+        CaptureError: there is no such linear, or an active adapter uses a layer kind or LoRA
+            variant whose per-sample gradients are not supported (the message names it).
+    """
+    linears: list[LoraLinear] = []
+    offset = 0
+    for name, layer in _lora_layers(model):
+        for adapter in layer.active_adapters:
+            _refuse_unsupported(name, layer, adapter)
+            for part in ("lora_A", "lora_B"):
+                linear = getattr(layer, part)[adapter] if _has(layer, part, adapter) else None
+                if linear is None or not linear.weight.requires_grad:
+                    continue
+                shape = (linear.out_features, linear.in_features)
+                linears.append(LoraLinear(f"{name}.{part}.{adapter}.weight", linear, shape, offset))
+                offset += shape[0] * shape[1]
+    if not linears:
+        raise CaptureError(
+            "no LoRA layers of an active adapter are trainable: every `lora_A`/`lora_B` weight "
+            "has requires_grad=False. Activate the adapter to train with `model.set_adapter(...)`."
+        )
+    return linears
+
+
+def uncaptured_parameters(model: nn.Module, linears: list[LoraLinear]) -> list[str]:
+    """Names of trainable parameters whose gradient is no part of the influence feature."""
+    captured = {id(linear.module.weight) for linear in linears}
+    return [
+        name for name, p in model.named_parameters() if p.requires_grad and id(p) not in captured
+    ]
+
+
+def refuse_compiled(module: nn.Module) -> None:
+    """Raise ``CaptureError`` if a part of ``module`` was compiled: its hooks may be traced away."""
+    for name, child in module.named_modules():
+        if hasattr(child, "_orig_mod") or child._compiled_call_impl is not None:
+            raise CaptureError(
+                f"`{name or type(module).__name__}` was compiled with torch.compile, which may "
+                "trace the capture hooks away. Train without torch.compile, or value the data "
+                "afterwards with extract_features on the uncompiled model."
+            )
+
+
+def _outermost(module: nn.Module, kind: type[nn.Module]) -> Iterator[Any]:
+    if isinstance(module, kind):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child, kind)
+
+
+def _lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora.layer import LoraLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def _has(layer: Any, part: str, adapter: str) -> bool:
+    return adapter in getattr(layer, part, {})
+
+
+def _refuse_unsupported(name: str, layer: Any, adapter: str) -> None:
+    from peft.tuners.lora.layer import Linear
+
+    kind = type(layer).__name__
+    embedding = adapter in getattr(layer, "lora_embedding_A", {})
+    if not (embedding or _has(layer, "lora_A", adapter)):
+        return  # this adapter does not touch this layer
+    reason = None
+    if type(layer) is not Linear:
+        module = type(layer).__module__.rsplit(".", 1)[-1]
+        quantised = module not in ("layer", "tp_layer", "__init__")
+        reason = f"a LoRA layer of kind {module}.{kind}" + (" (quantised base)" * quantised)
+    elif adapter in getattr(layer, "lora_variant", {}):
+        reason = f"the LoRA variant {type(layer.lora_variant[adapter]).__name__}"
+    elif layer.merged:
+        reason = "an adapter that is merged into its base weight"
+    elif getattr(layer, "lora_bias", {}).get(adapter, False):
+        reason = "lora_bias=True"
+    elif _is_quantised(layer.get_base_layer()):
+        reason = f"a quantised base layer ({type(layer.get_base_layer()).__name__})"
+    if reason:
+        raise CaptureError(
+            f"layer `{name}` has {reason}, whose per-sample gradients are not supported. "
+            "Use plain LoRA (or rsLoRA) on nn.Linear layers, or leave this layer out of "
+            "`target_modules`."
+        )
+
+
+def _is_quantised(base: nn.Module) -> bool:
+    weight = getattr(base, "weight", None)
+    if weight is None:
+        return True
+    return not (weight.is_floating_point() and type(weight) in (nn.Parameter, torch.Tensor))

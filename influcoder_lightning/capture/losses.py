@@ -1,0 +1,97 @@
+"""How a training loss weighs its samples, and each sample's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from influcoder_lightning.errors import ConfigError, DataError
+
+LossReduction = Literal["token_mean", "sample_mean", "sum"] | Callable[[Any], Tensor]
+IGNORE_INDEX = -100
+
+
+def response_tokens(labels: Tensor) -> Tensor:
+    """Number of response tokens of each sample, [B] int64, after the causal shift."""
+    return (labels[:, 1:] != IGNORE_INDEX).sum(1)
+
+
+def sample_weights(n_tokens: Tensor, reduction: LossReduction, batch: Any) -> Tensor:
+    """Weights w [B] float64 with ``training loss = sum_i w_i * (mean response loss of sample i)``.
+
+    Args:
+        n_tokens: [B] response tokens per sample.
+        reduction: ``"token_mean"`` w_i = n_i / sum(n); ``"sample_mean"`` w_i = 1 / B; ``"sum"``
+            (over tokens) w_i = n_i; or a callable ``batch -> weights [B]``.
+        batch: handed to the callable.
+
+    Raises:
+        ConfigError: unknown name, or the callable returned another shape.
+    """
+    n = n_tokens.to(torch.float64)
+    if callable(reduction):
+        weights = torch.as_tensor(reduction(batch), dtype=torch.float64, device=n.device)
+        if weights.shape != n.shape:
+            raise ConfigError(
+                f"`loss_reduction` returned weights of shape {tuple(weights.shape)} for a batch of "
+                f"{len(n)} samples; it must return one weight per sample."
+            )
+        return weights
+    if reduction == "token_mean":
+        return n / n.sum()
+    if reduction == "sample_mean":
+        return torch.full_like(n, 1.0 / len(n))
+    check_reduction(reduction)
+    return n
+
+
+def check_reduction(reduction: Any) -> None:
+    """Raise ``ConfigError`` unless ``reduction`` is a known name or a callable."""
+    if not callable(reduction) and reduction not in ("token_mean", "sample_mean", "sum"):
+        raise ConfigError(
+            f"unknown `loss_reduction` {reduction!r}: choose 'token_mean', 'sample_mean', 'sum', "
+            "or a callable that returns one weight per sample."
+        )
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean response loss of each sample in nats per response token, [B] float32, differentiable.
+
+    Args:
+        logits: [B, T, V].
+        labels: [B, T], -100 where no loss is taken; shifted here, as causal LMs do.
+
+    Raises:
+        DataError: a sample has no response token.
+    """
+    n = response_tokens(labels)
+    if bool((n == 0).any()):
+        raise DataError(
+            f"{int((n == 0).sum())} of {len(n)} samples have no response token (all labels are "
+            f"{IGNORE_INDEX} after the causal shift): no loss is defined for them."
+        )
+    targets = labels[:, 1:]
+    token_losses = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return token_losses.sum(1) / n
+
+
+@torch.no_grad()
+def observed_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """As `sample_losses`, without gradient, one sample's response logits in memory at a time.
+
+    Samples without a response token get NaN.
+    """
+    keep = labels[:, 1:] != IGNORE_INDEX
+    losses = torch.full((len(labels),), float("nan"), device=logits.device)
+    with torch.autocast(logits.device.type, enabled=False):
+        for i in range(len(labels)):
+            if keep[i].any():
+                picked = logits[i, :-1][keep[i]].float()
+                losses[i] = functional.cross_entropy(picked, labels[i, 1:][keep[i]])
+    return losses

@@ -1,0 +1,83 @@
+"""One micro-batch of a training step: from the batch to rows in each sample's own loss unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from influcoder_lightning.capture.features import refuse_packed
+from influcoder_lightning.capture.gradients import CapturedRows
+from influcoder_lightning.capture.losses import LossReduction, response_tokens, sample_weights
+from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
+from influcoder_lightning.errors import DataError
+
+
+@dataclass
+class MicroBatch:
+    """What must be known of a batch before its backward pass.
+
+    Attributes:
+        ids: B sample ids.
+        labels: [B, T].
+        weights: [B] float64, the weight of each sample's loss in the training loss.
+        loss_scale: factor on the training loss when it was run backward (accumulation, AMP).
+        loss: the training loss that was run backward, or None before that.
+    """
+
+    ids: list[int | str]
+    labels: Tensor
+    weights: Tensor
+    loss_scale: float = 1.0
+    loss: float | None = None
+
+    @classmethod
+    def read(
+        cls, batch: Any, *, sample_id_key: str, labels_key: str | int, reduction: LossReduction
+    ) -> MicroBatch:
+        """Read a training batch.
+
+        Raises:
+            DataError: no ids, ids that do not match the rows, no labels, packed rows, or no
+                response token at all.
+        """
+        refuse_packed(batch)
+        labels = batch_labels(batch, labels_key)
+        ids = batch_sample_ids(batch, sample_id_key)
+        if len(ids) != len(labels):
+            raise DataError(
+                f"the batch carries {len(ids)} sample ids but {len(labels)} rows: every row needs "
+                "one id."
+            )
+        n_tokens = response_tokens(labels)
+        if not bool(n_tokens.any()):
+            raise DataError(
+                f"a batch of {len(ids)} samples has no response token (all labels are -100 after "
+                f"the causal shift); first ids: {ids[:5]}. Its loss is undefined: drop these "
+                "samples or shorten their prompts."
+            )
+        return cls(ids, labels, sample_weights(n_tokens, reduction, batch))
+
+    def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
+        """Rows with the loss's weights, accumulation and AMP scale undone."""
+        # A sample of weight 0 has no gradient to rescale; it is kept out by its token count.
+        factor = 1 / (self.weights * self.loss_scale)
+        rows = captured.rescaled(torch.where(self.weights == 0, 0.0, factor))
+        return RowBatch(
+            self.ids,
+            rows.sketch.cpu(),
+            rows.squared_norm.sqrt().cpu(),
+            response_tokens(self.labels).cpu(),
+            losses,
+            texts,
+        )
+
+    def expected_loss(self, losses: Tensor) -> float | None:
+        """The training loss that ``weights`` imply; None where a sample's loss is unknown."""
+        weights = self.weights.cpu()
+        if not bool((torch.isfinite(losses) | (weights == 0)).all()):
+            return None
+        return float((weights * losses.nan_to_num().double()).sum())

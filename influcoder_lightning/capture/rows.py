@@ -1,0 +1,62 @@
+"""The unit that capture hands on: rows of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Text = Mapping[str, Any]
+"""A mapping with (at least) ``prompt`` and ``response``."""
+
+
+@dataclass
+class RowBatch:
+    """Rows of one micro-batch, in each sample's own loss unit.
+
+    Attributes:
+        ids: B sample ids.
+        sketch: [B, D] float32 on the CPU.
+        norm: [B] float64 gradient norms.
+        n_tokens: [B] response tokens.
+        loss: [B] mean response loss, NaN where unknown.
+        texts: B texts, or None.
+    """
+
+    ids: Sequence[int | str]
+    sketch: Tensor
+    norm: Tensor
+    n_tokens: Tensor
+    loss: Tensor
+    texts: Sequence[Text] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, keep: Tensor) -> RowBatch:
+        """The rows where ``keep`` [B] bool is set."""
+        index = keep.nonzero().flatten().tolist()
+        return RowBatch(
+            [self.ids[i] for i in index],
+            self.sketch[keep],
+            self.norm[keep],
+            self.n_tokens[keep],
+            self.loss[keep],
+            None if self.texts is None else [self.texts[i] for i in index],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[RowBatch]) -> RowBatch:
+        """Several batches of rows as one."""
+        texts = [part.texts for part in parts]
+        return cls(
+            [i for part in parts for i in part.ids],
+            torch.cat([part.sketch for part in parts]),
+            torch.cat([part.norm for part in parts]),
+            torch.cat([part.n_tokens for part in parts]),
+            torch.cat([part.loss for part in parts]),
+            None if None in texts else [t for some in texts for t in some or ()],
+        )

@@ -1,0 +1,63 @@
+"""What counts as a sample id: an integer of 64 bits, or a string."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from influcoder_lightning.errors import DataError
+
+SampleId = int | str
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
+    """Ids as a dict batch carries them: int64 tensor [B], or a list of B strings."""
+    if ids and all(isinstance(value, int) for value in ids):
+        return torch.tensor(ids, dtype=torch.int64)
+    return list(ids)
+
+
+def checked_id(value: Any, where: str) -> SampleId:
+    """One id as a Python int or str.
+
+    Raises:
+        DataError: For anything but integers (int64) and strings.
+    """
+    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, np.integer):
+        value = int(value)
+    if isinstance(value, str):
+        return str(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(
+            f"{where}: a sample id must be an integer or a string, not {value!r} "
+            f"({type(value).__name__})."
+        )
+    if value not in _INT64:
+        raise DataError(f"{where}: the sample id {value} does not fit 64 bits. Use a string.")
+    return value
+
+
+def checked_ids(values: Any) -> list[SampleId]:
+    """Ids from a list, tuple, 1-D tensor or 1-D array, as Python ints or strs.
+
+    Raises:
+        DataError: When they are nested, of another type, or mix integers and strings.
+    """
+    if isinstance(values, torch.Tensor | np.ndarray):
+        if values.ndim != 1:
+            raise DataError(f"sample ids must be one per sample, not of shape {values.shape}.")
+        values = values.tolist()
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"sample ids must be a list with one per sample, not {values!r}.")
+    ids = [checked_id(value, "batch") for value in values]
+    if len({type(value) for value in ids}) > 1:
+        raise DataError(
+            f"sample ids mix integers and strings: {ids[:8]}. Give all samples one kind: "
+            "with_sample_ids(dataset, ids=row_ids(rows))."
+        )
+    return ids

@@ -1,0 +1,173 @@
+"""Rows of instruction data: read and checked, named, written.
+
+A row is ``{"prompt", "response", optional "id", "task", "group"}``; other keys stay as they are.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from influcoder_lightning.errors import ConfigError, DataError
+
+Row = dict[str, Any]
+
+_REQUIRED = ("prompt", "response")
+_OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
+
+
+def load_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """Read rows from a JSONL file, or from a folder written by ``datasets`` (``save_to_disk``).
+
+    An optional field that is null counts as not given.
+
+    Raises:
+        DataError: When there is nothing to read, a line is broken, or a field is missing or of the
+            wrong type; names the file, the line (or row) and the field.
+        ConfigError: For a ``datasets`` folder when ``datasets`` is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        rows = list(_dataset_rows(path))
+    elif path.is_file():
+        rows = list(_jsonl_rows(path))
+    else:
+        raise DataError(f"{path}: no such file. Give a JSONL file or a `datasets` folder.")
+    if not rows:
+        raise DataError(f"{path}: no rows. Each line needs a JSON object with prompt and response.")
+    return rows
+
+
+def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
+    """One id per row, list [N]: the row's ``id`` if given, else its zero-based index.
+
+    All are integers or all are strings; where both kinds meet, integers become strings.
+
+    Raises:
+        DataError: When the index of a row without an id is the explicit id of another row.
+    """
+    explicit = [row.get("id") for row in rows]
+    taken = {str(value) for value in explicit if value is not None}
+    for index, value in enumerate(explicit):
+        if value is None and str(index) in taken:
+            raise DataError(
+                f"row {index} has no id, and its index is the id of another row. Give every row "
+                "an id, or none."
+            )
+    ids = [index if value is None else value for index, value in enumerate(explicit)]
+    if all(isinstance(value, int) for value in ids):
+        return ids
+    return [str(value) for value in ids]
+
+
+def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
+    """Write one JSON object per line, UTF-8; the file appears complete or not at all.
+
+    Raises:
+        DataError: When a value has no JSON form (NaN, infinity, other objects).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for index, row in enumerate(rows):
+                try:
+                    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                except (TypeError, ValueError) as error:
+                    raise DataError(f"row {index} cannot be written as JSON: {error}.") from error
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    blank = 0
+    # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:
+                raise DataError(f"{path}:{blank}: blank line between rows. Delete it.")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8."
+                ) from error
+            yield _checked_row(_parsed(text, where), where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        row = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():
+            # A lone surrogate is legal in JSON, but no tokenizer and no UTF-8 file can hold it.
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: the string has a lone surrogate (\\ud8xx). Remove it, or write the pair."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: no valid JSON: {error}. Each line needs one object.") from error
+    return row
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON; write null or a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is larger than a double can hold")
+    return value
+
+
+def _checked_row(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{where}: a row must be an object with prompt and response, not {type(row).__name__}."
+        )
+    for field in _REQUIRED:
+        if field not in row:
+            raise DataError(f"{where}: the field {field!r} is missing. It must be a string.")
+        if not isinstance(row[field], str):
+            raise DataError(
+                f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}."
+            )
+    for field, types in _OPTIONAL.items():
+        value = row.get(field)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+            kinds = " or ".join({int: "an integer", str: "a string"}[kind] for kind in types)
+            raise DataError(
+                f"{where}: the field {field!r} must be {kinds}, not {type(value).__name__}."
+            )
+    if isinstance(row.get("id"), int) and not -(2**63) <= row["id"] < 2**63:
+        raise DataError(f"{where}: the field 'id' does not fit 64 bits. Use a string.")
+    return row
+
+
+def _dataset_rows(path: Path) -> Iterator[Row]:
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
+        raise DataError(f"{path}: has several splits. Give one of them: {', '.join(splits)}.")
+    if not (path / "dataset_info.json").is_file():
+        raise DataError(
+            f"{path}: a folder, but not one written by Dataset.save_to_disk. Give a JSONL file or "
+            "such a folder."
+        )
+    try:
+        from datasets import load_from_disk
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} is a `datasets` folder, and `datasets` is not installed. "
+            "Run `pip install datasets`, or export the rows as JSONL."
+        ) from error
+    for index, row in enumerate(load_from_disk(str(path))):
+        yield _checked_row(dict(row), f"{path}: row {index}")

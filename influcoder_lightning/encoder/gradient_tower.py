@@ -1,0 +1,117 @@
+"""Sketch -> code: a linear map learned while sketches stream by.
+
+The spectrum of LoRA gradients is short, so the leading right singular vectors of the (normalised)
+sketches preserve cosines almost exactly, where a random projection of the same width does not.
+They are followed by merging each block of rows into the running factorisation: the truncated SVD
+of ``[diag(s) V; X]`` (Brand 2002; Ross et al. 2008, incremental PCA, without centring, because
+cosines are not centred). Each new basis is rotated onto the previous one (orthogonal Procrustes,
+Schoenemann 1966): cosines do not notice, and the text tower's target stays put.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from influcoder_lightning.errors import StoreError
+
+_WEIGHTS = "version_{:05d}.safetensors"
+
+
+class GradientTower:
+    """A linear encoder with frozen, numbered versions.
+
+    Args:
+        sketch_dim: width D of the sketches.
+        code_dim: width d of the codes; directions that were never seen stay zero.
+
+    Codes are ``normalize(P_v x)`` for version v with basis P_v [d, D].
+    """
+
+    def __init__(self, sketch_dim: int, code_dim: int) -> None:
+        self.sketch_dim, self.code_dim = sketch_dim, code_dim
+        self.versions: list[Tensor] = []
+        self.basis = torch.zeros(code_dim, sketch_dim)
+        self._values = torch.zeros(0)
+        self._vectors = torch.zeros(0, sketch_dim)
+
+    def fit(self, sketches: Tensor) -> None:
+        """Merge a block of sketches [n, D] float32 into the running factorisation."""
+        rows = functional.normalize(sketches.float(), dim=1)
+        stacked = torch.cat([self._values[:, None] * self._vectors, rows])
+        gram = (stacked @ stacked.T).double()
+        eigenvalues, left = torch.linalg.eigh(gram)
+        keep = eigenvalues > eigenvalues[-1] * 1e-9  # below lies only float32 rounding
+        order = torch.arange(len(eigenvalues) - 1, -1, -1)
+        order = order[keep.flip(0)][: self.code_dim]
+        self._values = eigenvalues[order].sqrt().float()
+        self._vectors = (left[:, order].T.float() @ stacked) / self._values[:, None]
+        self.basis = self._aligned()
+
+    def retained(self, sketches: Tensor, version: int | None = None) -> float:
+        """Mean share of the rows' squared norm that a version (default: the newest fit) keeps."""
+        rows = functional.normalize(sketches.float(), dim=1)
+        basis = self.basis if version is None else self.versions[version]
+        return float((rows @ basis.T).square().sum(1).mean())
+
+    def freeze(self) -> int:
+        """Publish the newest fit as a version and return its number."""
+        # Kept in half precision, as on disk, so that a code is the same whoever computes it.
+        self.versions.append(self.basis.half().float())
+        return len(self.versions) - 1
+
+    def encode(self, sketches: Tensor, version: int = -1) -> Tensor:
+        """Codes [n, d] float32, L2-normalised (zero rows stay zero)."""
+        return functional.normalize(sketches.float() @ self.versions[version].T, dim=1)
+
+    def save(self, folder: Path, version: int) -> None:
+        """Write one version to ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {"basis": self.versions[version].half()}
+        save_file(weights, folder / _WEIGHTS.format(version))
+
+    def _aligned(self) -> Tensor:
+        padded = torch.zeros(self.code_dim, self.sketch_dim)
+        padded[: len(self._vectors)] = self._vectors
+        if not bool(self.basis.any()):
+            return padded
+        u, _, vh = torch.linalg.svd(self.basis @ padded.T)
+        return (u @ vh) @ padded
+
+
+class RandomProjection(GradientTower):
+    """The code without co-training: a fixed seeded Gaussian projection; version 0 from the start.
+
+    Johnson and Lindenstrauss (1984); entries N(0, 1/d).
+    """
+
+    def __init__(self, sketch_dim: int, code_dim: int, seed: int) -> None:
+        super().__init__(sketch_dim, code_dim)
+        generator = torch.Generator().manual_seed(seed)
+        self.basis = torch.randn(code_dim, sketch_dim, generator=generator) / code_dim**0.5
+        self.freeze()
+
+    def fit(self, sketches: Tensor) -> None:
+        """Nothing to learn."""
+
+
+def load_version(folder: Path, version: int) -> GradientTower:
+    """A tower that holds one saved version (as its last).
+
+    Raises:
+        StoreError: the file of that version is missing or damaged.
+    """
+    path = folder / _WEIGHTS.format(version)
+    try:
+        basis = load_file(path)["basis"].float()
+    except Exception as error:
+        raise StoreError(
+            f"cannot read gradient tower version {version} at {path}: {error}"
+        ) from error
+    tower = GradientTower(basis.shape[1], basis.shape[0])
+    tower.versions = [basis]
+    return tower

@@ -1,0 +1,62 @@
+"""Text -> code: the sentence encoder (if any) and the closed-form head on top, as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.encoder.text_head import TextHead
+from influcoder_lightning.errors import DataError, StoreError
+
+
+class TextTower:
+    """Maps texts into the code space of the last tower version.
+
+    Args:
+        head: the closed-form head.
+        sentence_model: a ``SentenceTransformer`` whose output is one of the head's inputs, or None.
+    """
+
+    def __init__(self, head: TextHead, sentence_model: Any = None) -> None:
+        self.head, self.sentence_model = head, sentence_model
+
+    def encode(self, texts: Sequence[Text]) -> np.ndarray:
+        """Codes [n, d] float32, L2-normalised, of rows with ``prompt`` and ``response``.
+
+        Raises:
+            DataError: a row lacks one of the two texts.
+        """
+        for i, text in enumerate(texts):
+            if not all(isinstance(text.get(f), str) for f in ("prompt", "response")):
+                raise DataError(f"row {i} has no `prompt` and `response` text to encode.")
+        dense = None
+        if self.sentence_model is not None:
+            from influcoder_lightning.encoder.sentence_tower import encode_texts
+
+            dense = encode_texts(self.sentence_model, texts)
+        return self.head.predict(texts, dense)
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTower:
+        """Read ``text_head/`` and, where the head uses it, ``text/``.
+
+        Raises:
+            StoreError: a part is missing or damaged.
+        """
+        head = TextHead.load(folder / "text_head")
+        if not head.dense_dim:
+            return cls(head)
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            return cls(head, SentenceTransformer(str(folder / "text"), device="cpu"))
+        except ImportError as error:
+            raise StoreError(
+                "the text tower holds a sentence encoder: pip install 'influcoder-lightning[text]'"
+            ) from error
+        except Exception as error:
+            raise StoreError(f"cannot read the text tower in {folder / 'text'}: {error}") from error

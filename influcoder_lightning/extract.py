@@ -1,0 +1,215 @@
+"""Features without training: a pool from a frozen model, or new queries for an old run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from rich.progress import Progress
+from torch import Tensor
+
+from influcoder_lightning.capture.adapters import adapter_loaded
+from influcoder_lightning.capture.features import causal_lm_losses, evaluating, feature_rows
+from influcoder_lightning.capture.gradients import GradientCapture
+from influcoder_lightning.capture.layers import find_language_model, find_lora_linears
+from influcoder_lightning.capture.queries import query_features
+from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
+from influcoder_lightning.errors import ConfigError, DataError, StoreError
+from influcoder_lightning.projection import build_projector
+from influcoder_lightning.store.reader import InfluenceStore
+from influcoder_lightning.store.writer import FeatureBlock, StoreWriter
+from influcoder_lightning.valuation import END, Options, Valuation
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+def extract_features(
+    model: torch.nn.Module,
+    dataloader: Iterable[Any],
+    dirpath: str | Path,
+    *,
+    query_dataloader: Iterable[Any] | None = None,
+    co_train_every_n_steps: int = 10,
+    query_loss: LossFunction | None = None,
+    show_progress: bool = True,
+    **options: Any,
+) -> InfluenceStore:
+    """The rows of a training run from a frozen model: one window, step 0, learning rate 1.
+
+    The model is in eval mode and is left as it was.
+
+    Args:
+        model: a PEFT model, or a module that holds one.
+        dataloader: batches with sample ids, each read once.
+        dirpath: folder of the store.
+        query_dataloader: batches of query samples.
+        co_train_every_n_steps: batches between steps of co-training.
+        query_loss: ``(model, batch) -> [B]`` mean response losses; default: causal-LM
+            cross-entropy.
+        show_progress: show a bar.
+        **options: as for `InfluenceCallback`: tokenizer, sample_id_key, labels_key, projector,
+            sketch_dim, code_dim, text_encoder, co_train, keep_sketches, overwrite, seed.
+
+    Raises:
+        ConfigError: unknown option.
+        CaptureError, DataError, StoreError: as in training.
+    """
+    try:
+        settings = Options(**options)
+    except TypeError as error:
+        raise ConfigError(f"extract_features: {error}") from error
+    valuation = Valuation(model, Path(dirpath), settings, {"mode": "frozen"})
+    recorder = valuation.recorder
+    device = next(valuation.model.parameters()).device
+    loss = query_loss or (lambda m, batch: causal_lm_losses(m, batch, settings.labels_key))
+
+    def loss_function(batch: Any) -> Tensor:
+        return loss(valuation.model, batch)
+
+    try:
+        queries = None
+        if query_dataloader is not None:
+            queries = valuation.query_rows(query_dataloader, loss_function)
+        valuation.open_window(0, 0, queries)
+        total = len(dataloader) if isinstance(dataloader, Sized) else None
+        with evaluating(valuation.model), Progress(disable=not show_progress) as progress:
+            bar = progress.add_task("valuating", total=total)
+            for index, batch in enumerate(dataloader):
+                _add_batch(valuation, move_data_to_device(batch, device), loss_function)
+                if index % co_train_every_n_steps == 0:
+                    valuation.co_train()
+                progress.advance(bar)
+        if not recorder.counts.n_seen:
+            raise DataError("the pool is empty: the dataloader gave no batch.")
+        valuation.close(0, None)
+    except BaseException as error:
+        valuation.abort(0, f"{type(error).__name__}: {error}")
+        raise
+    return InfluenceStore(dirpath)
+
+
+def add_queries(
+    store: InfluenceStore,
+    model: torch.nn.Module,
+    dataloader: Iterable[Any],
+    *,
+    query_loss: LossFunction | None = None,
+    tokenizer: Any = None,
+) -> list[int | str]:
+    """Value new queries in every window of a store, with the adapter each window started with.
+
+    Args:
+        store: a finished store.
+        model: the base model with a LoRA of the same settings; its weights are put back.
+        dataloader: batches of query samples, re-iterable, with ids that the store does not have.
+        query_loss: as for `extract_features`.
+        tokenizer: to keep the queries' text, unless batches carry it.
+
+    Returns:
+        The ids of the new queries.
+
+    Raises:
+        DataError: an id is already there, or of another kind.
+        StoreError: the model's LoRA is not that of the run.
+    """
+    language_model = find_language_model(model)
+    options = Options(
+        **{k: v for k, v in store.attributes["config"].items() if k in Options.__annotations__}
+        | {"tokenizer": None, "text_encoder": None, "overwrite": False}
+    )
+    linears = find_lora_linears(language_model)
+    names = [linear.name for linear in linears]
+    if names != store.layers["name"].tolist():
+        raise StoreError(
+            "the model's LoRA layers are not those of the run: "
+            f"{sorted(set(names) ^ set(store.layers['name']))[:4]} differ. Use the run's settings: "
+            f"{store.attributes['lora']}."
+        )
+    projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
+    capture = GradientCapture(linears, projector)
+    loss = query_loss or (lambda m, batch: causal_lm_losses(m, batch, options.labels_key))
+    takes = _query_takes(store, language_model, capture, dataloader, loss, options, tokenizer)
+    known = set(map(str, store.query_ids)) if len(store.query_ids) else set()
+    repeated = [i for i in takes[0][2].ids if str(i) in known]
+    if repeated:
+        raise DataError(f"queries with these ids are already in the store: {repeated[:5]}.")
+    _append_takes(store, takes)
+    return list(takes[0][2].ids)
+
+
+def _query_takes(
+    store: InfluenceStore,
+    model: Any,
+    capture: GradientCapture,
+    dataloader: Iterable[Any],
+    loss: LossFunction,
+    options: Options,
+    tokenizer: Any,
+) -> list[tuple[int, int, RowBatch, int]]:
+    windows = store.windows
+    last = int(windows["window"].iloc[-1])
+    frozen = store.attributes["config"].get("mode") == "frozen"
+    plan = [(int(w), 0, f"window_{int(w):05d}") for w in windows["window"]]
+    if not frozen:
+        plan.append((last, 1, END))
+    versions = dict(zip(windows["window"], windows["tower_version"], strict=True))
+    takes = []
+    capture.attach()
+    try:
+        for window, at_end, folder in plan:
+            with adapter_loaded(model, store.folder / "adapters" / folder):
+                rows = query_features(
+                    capture,
+                    model,
+                    dataloader,
+                    lambda batch: loss(model, batch),
+                    sample_id_key=options.sample_id_key,
+                    labels_key=options.labels_key,
+                    tokenizer=tokenizer,
+                )
+            takes.append((window, at_end, rows, int(versions[window])))
+    finally:
+        capture.detach()
+    return takes
+
+
+def _append_takes(store: InfluenceStore, takes: list[tuple[int, int, RowBatch, int]]) -> None:
+    start = len(store.query_ids)
+    texts, known_texts = takes[0][2].texts, store.query_texts()
+    writer = StoreWriter.reopen(store.path)
+    try:
+        if texts is not None and (start == 0 or known_texts is not None):
+            writer.append_query_texts(texts)
+        for window, at_end, rows, version in takes:
+            tower = store.gradient_tower(version)
+            columns = {
+                "query": list(range(start, start + len(rows))),
+                "window": window,
+                "at_end": at_end,
+                "n_tokens": rows.n_tokens.numpy(),
+                "loss": rows.loss.numpy(),
+                "tower_version": version,
+            }
+            code = tower.encode(rows.sketch).half().numpy()
+            feature = FeatureBlock(code, rows.norm.float().numpy(), rows.sketch.numpy())
+            writer.append("queries", rows.ids, columns, feature)
+    finally:
+        writer.close(complete=store.attributes["complete"], note=store.attributes["note"])
+
+
+def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], Tensor]) -> None:
+    settings, recorder = valuation.options, valuation.recorder
+    labels = batch_labels(batch, settings.labels_key)
+    ids = batch_sample_ids(batch, settings.sample_id_key)
+    if len(ids) != len(labels):
+        raise DataError(f"the batch carries {len(ids)} sample ids but {len(labels)} rows.")
+    rows = feature_rows(valuation.capture, batch, ids, labels, loss_function)
+    rows.texts = valuation.texts(batch, labels)
+    recorder.counts.seen.update(ids)
+    keep = rows.n_tokens > 0
+    recorder.counts.keep_out("no response token", rows.select(~keep).ids)
+    recorder.add(rows.select(keep), epoch=0, step=0, learning_rate=1.0)

@@ -1,0 +1,66 @@
+"""From the rows of a store (a sample at a step) to one number per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influcoder_lightning.errors import RankingError
+
+
+class SampleRows:
+    """Which rows belong to which sample; samples in order of their first row.
+
+    Args:
+        row_ids: id of each row [R], int64 or object array of str.
+
+    Attributes:
+        sample_ids: unique ids [N].
+        index: position in `sample_ids` of each row's sample, int64 [R].
+        counts: rows of each sample, int64 [N].
+
+    Example:
+        >>> rows = SampleRows(np.array([7, 3, 7]))
+        >>> rows.sample_ids.tolist(), rows.counts.tolist()
+        ([7, 3], [2, 1])
+        >>> rows.mean(np.array([1.0, 5.0, 3.0])).tolist()
+        [2.0, 5.0]
+    """
+
+    def __init__(self, row_ids: NDArray[Any]) -> None:
+        import pandas as pd
+
+        if len(row_ids) == 0:
+            raise RankingError("there are no rows to rank; was anything captured?")
+        index, unique = pd.factorize(np.asarray(row_ids))
+        self.sample_ids: NDArray[Any] = np.asarray(unique)
+        self.index: NDArray[np.int64] = np.asarray(index, dtype=np.int64)
+        if (self.index < 0).any():
+            row = int(np.flatnonzero(self.index < 0)[0])
+            raise RankingError(f"row {row} has no sample id; ids are integers or strings")
+        self.counts: NDArray[np.int64] = np.bincount(self.index, minlength=len(self.sample_ids))
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def mean(self, values: NDArray[Any], keep: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Mean of `values` [R] over the rows of each sample, float64 [N].
+
+        Only rows where `keep` [R] is true count; a sample without such a row gets NaN.
+        """
+        index = self.index if keep is None else self.index[keep]
+        values = np.asarray(values, dtype=np.float64)
+        values = values if keep is None else values[keep]
+        counts = np.bincount(index, minlength=len(self))
+        sums = np.bincount(index, weights=values, minlength=len(self))
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+    def add(self, total: NDArray[Any], rows: slice, values: NDArray[Any]) -> None:
+        """Add `values` [b, ...] of a slice of rows to `total` [N, ...] at the rows' samples."""
+        index = self.index[rows]
+        order = np.argsort(index, kind="stable")
+        samples, starts = np.unique(index[order], return_index=True)
+        # A sorted segment sum: np.add.at would be many times slower on wide rows.
+        total[samples] += np.add.reduceat(values[order], starts, axis=0)

@@ -1,0 +1,21 @@
+"""`cosine`: does the sample pull the parameters the way the queries do?
+
+    score(z) = mean over queries q, mean over rows t of z: cos(code_t(z), code_w(t)(q))
+
+where w(t) is the window in which row t was captured, and code_w(q) was taken at its start: codes
+of different windows are not comparable. Source: Xia et al. 2024, LESS, arXiv 2402.04333 (cosine
+because the gradient norm falls with response length); here with a mean over the rows.
+"""
+
+from __future__ import annotations
+
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence.registry import register
+from influcoder_lightning.influence.request import Request
+from influcoder_lightning.influence.row_scores import rank_by_cosines
+
+
+@register("cosine")
+def cosine(request: Request, *, block_rows: int = 8192) -> Ranking:
+    """Mean cosine with the queries; `block_rows` bounds the memory."""
+    return rank_by_cosines(request, None, mean_over_rows=True, block_rows=block_rows)

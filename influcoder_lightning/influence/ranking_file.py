@@ -1,0 +1,217 @@
+"""`ranking.csv` (`sample_id,score,rank`, best first) and `ranking.per_query.npz` beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
+from influcoder_lightning.influence.ranking import Ranking
+
+
+def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False) -> None:
+    """Write `path` as CSV, best sample first; with `per_query` also `<stem>.per_query.npz`.
+
+    Each file is replaced as a whole. Scores are written so that they read back exactly.
+
+    Raises:
+        RankingError: a score that is not finite, an id that UTF-8 cannot express, or `per_query`
+            asked of a ranking that has none.
+    """
+    path = Path(path)
+    if per_query and ranking.per_query is None:
+        raise RankingError(
+            f"this ranking ({ranking.method or 'no method'}) has no per-query scores; "
+            "save it without per_query=True"
+        )
+    infinite = np.flatnonzero(~np.isfinite(ranking.scores))
+    if len(infinite):
+        raise RankingError(
+            f"{len(infinite)} of {len(ranking)} samples have no finite score: "
+            f"{first_few(ranking.sample_ids[infinite].tolist())}; "
+            "leave them out knowingly with ranking.finite().save(...)"
+        )
+    order = ranking.order
+    keys = id_keys(ranking.sample_ids[order])
+    try:
+        if per_query:
+            _save_per_query(ranking, path, order)
+        with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+            file.write("sample_id,score,rank\n")
+            for place, (key, score) in enumerate(
+                zip(keys, ranking.scores[order].tolist(), strict=True), start=1
+            ):
+                file.write(f"{_quoted(key)},{score!r},{place}\n")
+    except UnicodeEncodeError as error:
+        raise RankingError(
+            f"a sample id cannot be written as UTF-8 ({error}); rename the ids of the pool"
+        ) from error
+
+
+def load(path: str | os.PathLike[str], per_query: bool = False) -> Ranking:
+    """Read a ranking; ids that are all canonical integers become int64, else str.
+
+    Columns `sample_id` and `score` are needed. Where `rank` is given it must agree with the
+    scores and settles ties; the samples then come in its order.
+
+    Raises:
+        RankingError: names the file, and where it applies the line: no such file, missing columns,
+            repeated ids, a score that is not a finite number, ranks that contradict the scores.
+    """
+    path = Path(path)
+    keys, scores, ranks, lines = _read(path)
+    if not keys:
+        raise RankingError(f"{path}: no samples below the header; was the ranking written fully?")
+    if again := repeated(keys):
+        second = [place for place, key in enumerate(keys) if key == again[0]][1]
+        raise RankingError(
+            f"{path}, line {lines[second]}: sample_id {again[0]!r} occurs a second time "
+            f"({len(again)} repeated ids in all); keep one score per sample"
+        )
+    if ranks is not None:
+        order = sorted(range(len(keys)), key=ranks.__getitem__)
+        for better, worse in pairwise(order):
+            if scores[worse] > scores[better]:
+                raise RankingError(
+                    f"{path}, line {lines[worse]}: rank {ranks[worse]} has score {scores[worse]!r},"
+                    f" more than rank {ranks[better]} with {scores[better]!r}; rank 1 is the "
+                    "highest score, remove the rank column to have ranks computed"
+                )
+        keys = [keys[place] for place in order]
+        scores = [scores[place] for place in order]
+    matrix, query_ids = _load_per_query(path, keys, scores) if per_query else (None, None)
+    return Ranking(
+        sample_ids=parse_ids(keys),
+        scores=np.array(scores),
+        per_query=matrix,
+        query_ids=query_ids,
+        method="file",
+        metadata={"path": str(path)},
+    )
+
+
+def _quoted(key: str) -> str:
+    # The csv module leaves a bare carriage return unquoted, and then reads it as a new row.
+    if any(mark in key for mark in ',"\r\n'):
+        return '"' + key.replace('"', '""') + '"'
+    return key
+
+
+def _read(path: Path) -> tuple[list[str], list[float], list[int] | None, list[int]]:
+    """Ids, scores, ranks (None without that column) and line numbers of a CSV."""
+    keys: list[str] = []
+    scores: list[float] = []
+    ranks: list[int] = []
+    lines: list[int] = []
+    reader = None
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            missing = [name for name in ("sample_id", "score") if header.count(name) != 1]
+            if missing:
+                raise RankingError(
+                    f"{path}, line 1: needs the columns sample_id and score once each (and may "
+                    f"have rank), but its header is {header}; missing or repeated: {missing}"
+                )
+            id_column, score_column = header.index("sample_id"), header.index("score")
+            rank_column = header.index("rank") if "rank" in header else None
+            for fields in reader:
+                if not fields:
+                    continue
+                where = f"{path}, line {reader.line_num}"
+                if len(fields) != len(header):
+                    raise RankingError(
+                        f"{where}: {len(fields)} fields under {len(header)} columns; "
+                        "was the file cut off?"
+                    )
+                keys.append(fields[id_column])
+                scores.append(_number(fields[score_column], where))
+                lines.append(reader.line_num)
+                if rank_column is not None:
+                    ranks.append(_whole(fields[rank_column], where))
+    except FileNotFoundError as error:
+        raise RankingError(f"{path}: no such file; run a valuation first") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RankingError(f"{path}: cannot be read as a UTF-8 CSV file ({error})") from error
+    except csv.Error as error:
+        line = reader.line_num if reader is not None else 1
+        raise RankingError(f"{path}, line {line}: not valid CSV ({error})") from error
+    return keys, scores, ranks if rank_column is not None else None, lines
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        # float() takes the underscores of Python literals; no score file means them.
+        value = float(text) if "_" not in text else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RankingError(f"{where}: score {text!r} is not a finite number; correct or remove it")
+    return value
+
+
+def _whole(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18 or int(text) < 1:
+        raise RankingError(f"{where}: rank {text!r} is not a whole number from 1 upwards")
+    return int(text)
+
+
+def _per_query_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.per_query.npz")
+
+
+def _text_array(ids: NDArray[Any] | None) -> NDArray[np.uint8]:
+    # JSON bytes keep the type and every character of an id without pickling an object array.
+    listed = None if ids is None else ids.tolist()
+    return np.frombuffer(json.dumps(listed).encode(), dtype=np.uint8)
+
+
+def _save_per_query(ranking: Ranking, path: Path, order: NDArray[np.int64]) -> None:
+    assert ranking.per_query is not None
+    with atomic_path(_per_query_path(path)) as part:
+        np.savez(
+            part,
+            per_query=ranking.per_query[:, order],
+            scores=ranking.scores[order],
+            sample_ids=_text_array(ranking.sample_ids[order]),
+            query_ids=_text_array(ranking.query_ids),
+        )
+
+
+def _load_per_query(
+    path: Path, keys: list[str], scores: list[float]
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    beside = _per_query_path(path)
+    try:
+        with np.load(beside, allow_pickle=False) as arrays:
+            matrix = arrays["per_query"]
+            saved_scores = arrays["scores"]
+            saved_ids = json.loads(arrays["sample_ids"].tobytes())
+            query_ids = json.loads(arrays["query_ids"].tobytes())
+    except FileNotFoundError as error:
+        raise RankingError(
+            f"{beside}: no such file; save the ranking with per_query=True first"
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RankingError(
+            f"{beside}: not a file of per-query scores ({error}); save the ranking again"
+        ) from error
+    if [str(item) for item in saved_ids] != keys or saved_scores.tolist() != scores:
+        raise RankingError(
+            f"{beside}: belongs to another ranking than {path.name}; "
+            "save both together with per_query=True"
+        )
+    return matrix, None if query_ids is None else as_id_array(query_ids)

@@ -1,0 +1,62 @@
+"""Flattened per-sample gradients -> sketches; a projector registers itself under its name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from influcoder_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influcoder_lightning.capture.layers import LoraLinear
+
+_MODULES = {"countsketch": "countsketch", "identity": "identity"}
+
+
+class Projector:
+    """A linear map of the flattened LoRA gradient, applied layer by layer.
+
+    Subclasses register with ``class X(Projector, name="x")``.
+    """
+
+    name: ClassVar[str]
+    _registry: ClassVar[dict[str, type[Projector]]] = {}
+    dim: int
+
+    def __init_subclass__(cls, name: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name
+        Projector._registry[name] = cls
+
+    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+        raise NotImplementedError
+
+    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+        """Add the projection of one layer's rows to ``sketch``, in place.
+
+        Args:
+            sketch: [B, dim] float32.
+            layer: which layer the rows belong to.
+            rows: [B, layer.numel] float32, row-major flattened weight gradients.
+        """
+        raise NotImplementedError
+
+
+def build_projector(name: str, layers: Sequence[LoraLinear], dim: int, seed: int) -> Projector:
+    """The projector called ``name`` for these layers.
+
+    Raises:
+        ConfigError: unknown name (the known ones are listed).
+    """
+    check_projector(name)
+    importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return Projector._registry[name](layers, dim, seed)
+
+
+def check_projector(name: str) -> None:
+    """Raise ``ConfigError`` unless a projector of that name exists."""
+    if name not in _MODULES:
+        raise ConfigError(f"unknown projector {name!r}: choose one of {sorted(_MODULES)}.")

@@ -1,0 +1,35 @@
+"""Tables, figures and one page for people."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "Code": "markdown",
+    "Files": "markdown",
+    "Figure": "markdown",
+    "Section": "markdown",
+    "Table": "markdown",
+    "Text": "markdown",
+    "arms_table": "tables",
+    "plot_comparison": "comparison",
+    "plot_ranking": "plots",
+    "sample_table": "tables",
+    "summarise_arms": "comparison",
+    "write_comparison": "comparison",
+    "write_report": "markdown",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    # Exports load on first use: matplotlib and scipy are slow to import.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,48 @@
+"""How figures look, and how they reach the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from influcoder_lightning.influence.atomic import atomic_path
+
+INK = "#1f2933"
+MUTED = "#7b8794"
+GRID = "#e4e7eb"
+ACCENT = "#0b63b0"
+# Okabe and Ito's colours (readable with colour-blind eyes), ordered by contrast.
+PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800"]
+OTHER = "#b6bec7"
+
+
+def tidy(axes: Axes, grid: str = "y") -> None:
+    """Take away what carries no information."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
+
+
+def label(text: object, width: int = 28) -> str:
+    """Text from users for a figure: one line, cut in the middle, never read as TeX."""
+    flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
+    flat = re.sub(r" +", " ", flat).strip()
+    if len(flat) > width:
+        head = (width - 1) * 2 // 3
+        flat = f"{flat[:head]}…{flat[-(width - 1 - head) :]}"
+    return flat.replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as a whole; the format follows the suffix."""
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=150, facecolor="white")

@@ -1,0 +1,129 @@
+"""The layout of ``influence.h5``.
+
+::
+
+    /                     attributes: format, schema_version, created_by, complete, note,
+                          config, lora, projector, counts (JSON texts)
+    /layers               name, out_features, in_features, offset: order of the flattened gradient
+    /windows              one entry per window, see WINDOW_COLUMNS
+    /rows                 one entry per sample at a captured step, see ROW_COLUMNS
+    /rows/sample_id       int64, or variable-length UTF-8 where an id is text
+    /rows/features/NAME   code [N, d] float16, norm [N] float32, optionally sketch [N, D] float32
+    /queries              one entry per query and take, see QUERY_COLUMNS; features as for rows
+    /query_text           JSON {"prompt", "response"} of each query, where known
+
+A take is one pass over the queries: at the start of a window, or (``at_end``) at the end of fit.
+Today's only feature is "gradient"; a later estimator adds its own beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from influcoder_lightning.errors import DataError
+
+FILE_NAME = "influence.h5"
+FORMAT = "influcoder"
+SCHEMA_VERSION = 1
+GRADIENT = "gradient"
+
+ROW_COLUMNS = {
+    "window": "i4",
+    "epoch": "i4",
+    "step": "i8",  # optimizer steps done before the one the row was captured in
+    "n_tokens": "i4",
+    "loss": "f4",
+    "learning_rate": "f4",
+    "tower_version": "i2",
+}
+QUERY_COLUMNS = {
+    "query": "i4",  # position among the queries
+    "window": "i4",
+    "at_end": "u1",
+    "n_tokens": "i4",
+    "loss": "f4",
+    "tower_version": "i2",
+}
+WINDOW_COLUMNS = {
+    "window": "i4",
+    "epoch": "i4",  # in which the window starts
+    "start_step": "i8",
+    "end_step": "i8",
+    "tower_version": "i2",
+    "drift": "f4",  # mean over queries of the cosine between the two ends' sketches
+    "n_rows": "i8",
+}
+_CHUNK_BYTES = 1 << 18
+
+
+def store_file(path: str | Path) -> Path:
+    """The store file that ``path`` means: the file, a store folder or a run folder."""
+    path = Path(path)
+    if path.is_dir():
+        nested = path / "influence" / FILE_NAME
+        return nested if nested.exists() and not (path / FILE_NAME).exists() else path / FILE_NAME
+    return path
+
+
+def create_table(parent: h5py.Group, name: str, columns: dict[str, str]) -> h5py.Group:
+    """An empty table: one growing dataset per column."""
+    table = parent.create_group(name)
+    for column, dtype in columns.items():
+        create_column(table, column, dtype)
+    return table
+
+
+def create_column(
+    table: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...] = ()
+) -> h5py.Dataset:
+    """An empty column of a table; ``shape`` is the shape of one entry."""
+    dtype = np.dtype(dtype)
+    itemsize = 16 if dtype.kind == "O" else dtype.itemsize
+    rows = max(1, _CHUNK_BYTES // (itemsize * int(np.prod(shape, dtype=np.int64))))
+    return table.create_dataset(
+        name,
+        shape=(0, *shape),
+        maxshape=(None, *shape),
+        chunks=(min(rows, 4096), *shape),
+        dtype=dtype,
+    )
+
+
+def append(dataset: h5py.Dataset, values: Any) -> None:
+    """Append entries to a growing dataset."""
+    start = dataset.shape[0]
+    dataset.resize(start + len(values), axis=0)
+    dataset[start:] = values
+
+
+def id_dtype(ids: Sequence[int | str]) -> Any:
+    """int64 when all ids are integers, else variable-length text."""
+    return np.dtype("i8") if all(isinstance(i, int) for i in ids) else h5py.string_dtype()
+
+
+def encode_ids(ids: Sequence[int | str], dtype: Any) -> np.ndarray:
+    """Ids as the column stores them.
+
+    Raises:
+        DataError: the column holds integers and an id is text, or the reverse.
+    """
+    text = h5py.check_string_dtype(dtype) is not None
+    wrong = [i for i in ids if isinstance(i, str) != text]
+    if wrong:
+        raise DataError(
+            f"sample ids mix integers and text (for example {wrong[0]!r}): give all samples ids of "
+            "one kind."
+        )
+    return np.array(ids, dtype=object if text else np.int64)
+
+
+def decode_ids(dataset: h5py.Dataset) -> np.ndarray:
+    """Ids as [N] int64 or [N] object array of str."""
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        return np.asarray(dataset[:])
+    return np.asarray(dataset.asstr()[:], dtype=object)
