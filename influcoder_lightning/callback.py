@@ -233,11 +233,14 @@ class InfluenceCallback(Callback):
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the gradients of this micro-batch."""
+        """Take the gradients of this micro-batch, and the learning rate its step will use."""
         if self._micro is not None:
             valuation = self._active()
             with valuation.timed():
                 self._gradients = valuation.capture.finish()
+                groups = trainer.optimizers[0].param_groups
+                rates = [share * float(groups[i]["lr"]) for i, share in self._rate_shares.items()]
+                self._rate = sum(rates)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -327,9 +330,7 @@ class InfluenceCallback(Callback):
         rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
         keep = rows.n_tokens > 0
         counts.keep_out("no response token", rows.select(~keep).ids)
-        groups = trainer.optimizers[0].param_groups
-        rate = sum(share * float(groups[i]["lr"]) for i, share in self._rate_shares.items())
-        recorder.add(rows.select(keep), trainer.current_epoch, self._step, rate)
+        recorder.add(rows.select(keep), trainer.current_epoch, self._step, self._rate)
 
     def _maybe_open_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, step = trainer.current_epoch, trainer.global_step

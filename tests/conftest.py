@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from influcoder_lightning import collate_with_sample_ids, with_sample_ids
 
 VOCAB, LENGTH = 61, 12
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny tensors: threads only get in each other's way
 
 
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
@@ -161,3 +163,32 @@ def _quiet_lightning():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Found .* in eval mode.*")
         yield
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder():
+    """A tiny sentence-transformers model, built from a configuration."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"w{i}" for i in range(VOCAB)]
+        letters = [chr(c) for c in range(33, 127)]
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *words]
+        vocabulary += [f"##{c}" for c in letters]
+        Path(folder, "vocab.txt").write_text("\n".join(vocabulary))
+        tokenizer = BertTokenizerFast(vocab=str(Path(folder, "vocab.txt")))
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+        BertModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(folder)
+        model = SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
+    return model
