@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,21 @@ def _append_takes(store: InfluenceStore, takes: list[tuple[int, int, RowBatch, i
                 "loss": rows.loss.numpy(),
                 "tower_version": version,
             }
+            _warn_uncovered(tower.retained(rows.sketch, -1))
             code = tower.encode(rows.sketch).half().numpy()
             feature = FeatureBlock(code, rows.norm.float().numpy(), rows.sketch.numpy())
             writer.append("queries", rows.ids, columns, feature)
     finally:
         writer.close(complete=store.attributes["complete"], note=store.attributes["note"])
+
+
+def _warn_uncovered(share: float) -> None:
+    if share < 0.5:
+        warnings.warn(
+            f"the run's code space keeps {share:.0%} of the new queries' gradient energy (it was "
+            "learned without them): compare scores within a query, not between queries.",
+            stacklevel=2,
+        )
 
 
 def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], Tensor]) -> None:

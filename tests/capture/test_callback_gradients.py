@@ -104,9 +104,10 @@ def test_dropout_rows_sum_to_the_parameter_gradient(tmp_path):
     weights = (n / n.sum()).float()
     total = (weights[:, None] * torch.tensor(store.sketches())).sum(0)
     order = store.layers
-    by_name = dict(
-        zip(order.name, zip(order.offset, order.out_features * order.in_features, strict=True))
-    )
+    by_name = {
+        layer.name: (layer.offset, layer.out_features * layer.in_features)
+        for layer in order.itertuples()
+    }
     names = [n for n, p in module.model.named_parameters() if "lora_" in n]
     reordered = torch.cat([total[o : o + s] for o, s in (by_name[name] for name in names)])
     assert relative_error(reordered, seen["grad"]) <= 1e-5
