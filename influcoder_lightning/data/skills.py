@@ -106,7 +106,7 @@ def make_skill_data(
     n_evaluation: int = 60,
     corrupted_share: float = 0.1,
     duplicate_share: float = 0.05,
-    pretrain_query_share: float = 0.03,
+    pretrain_query_share: float = 0.01,
 ) -> SkillData:
     """Draw the built-in data.
 
