@@ -4,7 +4,8 @@
 
 DATA holds ``bbh.jsonl``, ``gsm8k.jsonl`` and ``alpaca_gpt4.jsonl`` (id, task, prompt, response).
 Prints a table and writes ``benchmarks/results/real_chain.json``. ``--work FOLDER`` keeps the run
-there; with the same folder an interrupted benchmark goes on where it stopped.
+there; with the same folder an interrupted benchmark goes on where it stopped, and ``--only TASK``
+lets several processes share the tasks between them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--retrain-lr", type=float, default=1e-3)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=TASKS, help="one task; to run several at once")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "real_chain.json")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -56,11 +58,13 @@ def main() -> None:
     write_splits(options.data, work, options.seed)
     valuation = report.cached(work / "valuation.json", lambda: valuate(options, work))
     tasks = {}
-    for task in TASKS:
+    for task in (options.only,) if options.only else TASKS:
         name = task.split("/")[1]
         tasks[task] = report.cached(
             work / f"{name}.json", lambda task=task: one_task(options, work, task)
         )
+    if options.only:
+        return
     settings = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
     result = {
         "settings": settings | {"k": K, "steps": STEPS, "seeds": SEEDS, "tasks": TASKS},

@@ -166,6 +166,8 @@ class Recorder:
 
     def abort(self, step: int, reason: str) -> None:
         """End early: write what was captured and mark the store incomplete."""
+        if not self.writer.is_open:
+            return
         self._close_window(step, None)
         self._publish_first()
         self._write_windows()

@@ -187,9 +187,12 @@ class Valuation:
         return self.recorder.close(step, queries)
 
     def abort(self, step: int, reason: str) -> None:
-        """End early, keeping what was captured."""
+        """End early, keeping what was captured; never raises, since an error is under way."""
         self.detach()
-        self.recorder.abort(step, reason)
+        try:
+            self.recorder.abort(step, reason)
+        except Exception as error:
+            rank_zero_warn(f"influcoder: the store at {self.folder} could not be closed: {error}")
 
     def detach(self) -> None:
         """Remove every hook from the model."""

@@ -286,3 +286,35 @@ def test_validation_and_sanity_check_are_not_captured(tmp_path):
 
     store, _ = fit(tmp_path, Validating())
     assert len(store) == 32
+
+
+def test_a_store_that_cannot_be_closed_does_not_hide_the_users_error(tmp_path, monkeypatch):
+    class Failing(FineTuning):
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("out of luck")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("influcoder_lightning.recorder.Recorder.abort", full)
+    with (
+        pytest.warns(UserWarning, match="could not be closed: no space left"),
+        pytest.raises(RuntimeError, match="out of luck"),
+    ):
+        fit(tmp_path, Failing())
+
+
+def test_missing_rows_are_an_error_that_lists_their_ids(tmp_path, monkeypatch):
+    from influcoder_lightning.errors import CaptureError
+    from influcoder_lightning.recorder import Recorder
+
+    add = Recorder.add
+
+    def forgetful(self, rows, *rest):
+        add(self, rows.select(torch.tensor([i != 5 for i in rows.ids])), *rest)
+
+    monkeypatch.setattr(Recorder, "add", forgetful)
+    with pytest.raises(CaptureError, match="32 samples were seen but 30 rows written.*ids: 5"):
+        fit(tmp_path)
+    with pytest.warns(UserWarning, match="rows are missing"):
+        InfluenceStore(tmp_path / "store")

@@ -76,6 +76,11 @@ class StoreWriter:
             group.create_dataset(name, data=[x[column] for x in layers], dtype="i8")
         return cls(file, folder)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is still a file to write to."""
+        return bool(self.file)
+
     @classmethod
     def reopen(cls, path: Path) -> StoreWriter:
         """An existing store, to append to."""
