@@ -41,7 +41,7 @@ def encoder(request: Request, *, block_rows: int = 1024) -> Ranking:
     else:
         positions = request.query_positions()
         query_ids = store.query_ids[positions]
-        features = unit_rows(store.query_codes(end=True)[positions])
+        features = unit_rows(request.query_features(None, positions, end=True))
 
     def score_block(block: slice) -> NDArray[np.float32]:
         codes = np.asarray(tower.encode(rows[block]), dtype=np.float32)

@@ -121,6 +121,20 @@ class Request:
             )
         return np.array([place for key in keys for place in places[key]], dtype=np.int64)
 
+    def query_features(
+        self, window: int | None, positions: NDArray[np.int64], end: bool = False
+    ) -> NDArray[np.float16]:
+        """Codes [M, d] of the chosen queries from one take."""
+        store = self.require_store()
+        codes = store.query_codes(window, end=end)
+        if len(codes) != len(store.query_ids):
+            take = "the end of fit" if end else f"the start of window {window}"
+            raise RankingError(
+                f"the store has codes of {len(codes)} of {len(store.query_ids)} queries at {take}; "
+                "queries were added for other takes only; repeat store.add_queries(...)"
+            )
+        return codes[positions]
+
     def has_query_rows(self) -> bool:
         """Whether the queries were given as rows of text."""
         return self.queries is not None and _are_rows(list(self.queries), self.method)

@@ -11,7 +11,7 @@ from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.request import Request, StoreReader
+from influcoder_lightning.influence.request import Request
 
 # Row numbers [b] of one window, and that window -> factor of each (row, query) [b, M].
 Weights = Callable[[NDArray[np.int64], int], NDArray[np.float32]]
@@ -30,8 +30,8 @@ def unit_rows(codes: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.fl
 class WindowQueries:
     """Unit codes [M, d] of the chosen queries at the start of a window; the last few are kept."""
 
-    def __init__(self, store: StoreReader, positions: NDArray[np.int64]) -> None:
-        self._store = store
+    def __init__(self, request: Request, positions: NDArray[np.int64]) -> None:
+        self._request = request
         self._positions = positions
         self._kept: dict[int, NDArray[np.float32]] = {}
 
@@ -40,7 +40,7 @@ class WindowQueries:
         if window not in self._kept:
             while len(self._kept) >= _KEPT_WINDOWS:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[window] = unit_rows(self._store.query_codes(window)[self._positions])
+            self._kept[window] = unit_rows(self._request.query_features(window, self._positions))
         return self._kept[window]
 
 
@@ -67,7 +67,7 @@ def rank_by_cosines(
     row_ids = store.sample_ids
     samples = SampleRows(row_ids)
     windows = store.records()["window"].to_numpy()
-    queries = WindowQueries(store, positions)
+    queries = WindowQueries(request, positions)
     total = np.zeros((len(samples), len(positions)), dtype=np.float32)
     for start in range(0, len(row_ids), block_rows):
         block = slice(start, min(start + block_rows, len(row_ids)))

@@ -183,8 +183,8 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
         pad=20,
     )
     seeds = comparison["seeds"]
-    note = "bars: 95 % t interval of the mean; small dots: single seeds; n = "
-    axes.text(0, 1.03, f"{note}{seeds} seeds", transform=axes.transAxes, fontsize=9, color=MUTED)
+    note = "bars: 95 % t interval of the mean; small dots: single seeds; seeds: "
+    axes.text(0, 1.03, f"{note}{seeds}", transform=axes.transAxes, fontsize=9, color=MUTED)
     save_figure(figure, path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
@@ -64,7 +64,8 @@ def plot_ranking(
         curve = figure.subplots()
     else:
         curve, shares = figure.subplots(2, 1, height_ratios=[3, 2.6])
-        _draw_shares(shares, [resolve_groups(ranking, groups)[place] for place in order])
+        labels = resolve_groups(ranking, groups)
+        _draw_shares(shares, [labels[place] for place in order.tolist()])
     _draw_curve(curve, ranking, order, highlight)
     dropped = len(ranking) - len(order)
     note = f" ({dropped:,} without a finite score not shown)" if dropped else ""
@@ -73,7 +74,7 @@ def plot_ranking(
     curve.text(
         0,
         1.025,
-        f"{len(order):,} samples{note}; higher is more helpful",
+        f"{len(order):,} samples{note}; rank 1 has the highest score",
         transform=curve.transAxes,
         fontsize=9,
         color=MUTED,
@@ -100,6 +101,7 @@ def _draw_curve(
     tidy(axes)
     axes.set_xlim(1 - 0.01 * len(scores), len(scores) * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("rank (1 = best)", color=INK, fontsize=9)
     axes.set_ylabel("score", color=INK, fontsize=9)
 
@@ -120,15 +122,17 @@ def _mark(
                 f"{first_few(unknown)}"
             )
         spots = np.array(sorted(place[key] for key in keys if key in place), dtype=int)
+        few = len(spots) <= 50
         axes.plot(
             spots + 1,
             ranking.scores[order[spots]],
             _MARKERS[turn % len(_MARKERS)],
             color=["#d55e00", "#009e73", "#cc79a7", "#e69f00", INK][turn % 5],
-            markersize=6 if len(spots) <= 50 else 4,
+            markersize=6 if few else 4,
             markeredgecolor="white",
-            markeredgewidth=0.6,
-            alpha=1 if len(spots) <= 50 else 0.7,
+            # White rims of crowded markers would cover their neighbours.
+            markeredgewidth=0.6 if few else 0,
+            alpha=1 if few else 0.5,
             linestyle="",
             label=f"{label(name)} ({len(spots):,})",
             zorder=4,

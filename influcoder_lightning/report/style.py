@@ -39,7 +39,8 @@ def label(text: object, width: int = 28) -> str:
     if len(flat) > width:
         head = (width - 1) * 2 // 3
         flat = f"{flat[:head]}…{flat[-(width - 1 - head) :]}"
-    return flat.replace("$", r"\$")
+    # matplotlib leaves names that start with an underscore out of legends.
+    return (" " if flat.startswith("_") else "") + flat.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

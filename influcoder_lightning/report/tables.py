@@ -31,8 +31,11 @@ def sample_table(
     Raises:
         RankingError: an id that is not in the pool or the ranking.
     """
+    pool = id_keys(as_id_array(row_ids))
+    if len(pool) != len(rows):
+        raise RankingError(f"{len(rows)} rows and {len(pool)} row ids; give one id per row")
     by_key: dict[str, Mapping[str, Any]] = {}
-    for key, row in zip(id_keys(as_id_array(row_ids)), rows, strict=True):
+    for key, row in zip(pool, rows, strict=True):
         by_key.setdefault(key, row)
     position = {key: place for place, key in enumerate(id_keys(ranking.sample_ids))}
     keys = id_keys(as_id_array(ids))

@@ -120,7 +120,7 @@ def test_tracin_of_chosen_queries_takes_their_norms():
 def test_tracin_without_learning_rates_names_cosine(rate):
     store = FakeStore()
     store._records["learning_rate"] = rate
-    with pytest.raises(RankingError, match="learning rate.*use 'cosine'"):
+    with pytest.raises(RankingError, match=r"learning rate.*use 'cosine'"):
         rank(store, "tracin")
 
 
@@ -211,7 +211,7 @@ def test_loss_without_any_names_the_way_out():
 def test_self_refuses_norms_that_overflowed():
     store = FakeStore()
     store._records.loc[0, "grad_norm"] = np.inf
-    with pytest.raises(RankingError, match="1 rows.*not finite"):
+    with pytest.raises(RankingError, match=r"1 rows.*not finite"):
         rank(store, "self")
 
 
@@ -317,7 +317,7 @@ def test_encoder_takes_queries_as_text():
 
 
 def test_encoder_without_a_text_tower():
-    with pytest.raises(RankingError, match="text tower.*'cosine'"):
+    with pytest.raises(RankingError, match=r"text tower.*'cosine'"):
         rank(FakeStore(tower=False), "encoder", data=ROWS)
 
 
@@ -328,8 +328,17 @@ def test_encoder_of_another_width():
         rank(store, "encoder", data=ROWS)
 
 
+@pytest.mark.parametrize(("method", "take"), [("cosine", "window"), ("encoder", "end of fit")])
+def test_queries_that_were_taken_only_sometimes(method, take):
+    store = FakeStore()
+    store._query_codes = store._query_codes[:, :3]
+    store._end_codes = store._end_codes[:3]
+    with pytest.raises(RankingError, match=rf"3 of 5 queries at .*{take}"):
+        rank(store, method, data=ROWS)
+
+
 def test_unknown_methods_and_options_list_the_known():
-    with pytest.raises(RankingError, match="did you mean 'cosine'.*encoder.*tracin"):
+    with pytest.raises(RankingError, match=r"did you mean 'cosine'.*encoder.*tracin"):
         rank(FakeStore(), "cosin")
     with pytest.raises(RankingError, match=r"no option sed; its options: seed"):
         rank(FakeStore(), "random", sed=1)
