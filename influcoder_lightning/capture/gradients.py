@@ -175,5 +175,6 @@ class GradientCapture:
                 self._squared_norm = torch.zeros(
                     self._batch_size, dtype=torch.float64, device=rows.device
                 )
-            self._squared_norm += rows.flatten(1).square().sum(1, dtype=torch.float64)
-            self.projector.add(self._sketch, linear, rows.flatten(1))
+            flat = rows.flatten(1)
+            self._squared_norm += torch.linalg.vector_norm(flat, dim=1).double().square()
+            self.projector.add(self._sketch, linear, flat)

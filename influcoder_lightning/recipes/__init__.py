@@ -1,1 +1,1 @@
-"""The steps of the command."""
+"""One file per step of the `influcoder` command, each with `run(cfg, folder)`."""

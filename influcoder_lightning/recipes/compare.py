@@ -1,0 +1,154 @@
+"""compare: does the ranking hold what it promises? Retrain on its ends, on chance, on all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from omegaconf import DictConfig
+
+from influcoder_lightning import Ranking, select
+from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.finetune import evaluate, load_base_model
+from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.materials import Materials, Split
+from influcoder_lightning.recipes.retrain import retrain, retrain_steps
+from influcoder_lightning.recipes.run_folder import require, save_config, source_folder
+from influcoder_lightning.recipes.select import ranking_of
+from influcoder_lightning.report import summarise_arms, write_comparison, write_report
+
+log = logging.getLogger(__name__)
+Arms = Mapping[str, Sequence[Sequence[Any]]]
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """Write ``comparison.*`` and ``report.md``; returns the mean held-out loss of top_k."""
+    materials = Materials(cfg, "compare")
+    ranking = ranking_of(materials, source_folder(cfg, "compare"), folder)
+    comparison = compare(materials, ranking, folder)
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+    write_report(
+        folder / "report.md",
+        [
+            page.opening("Retraining on what the ranking chose", materials, folder),
+            page.comparison_section(comparison),
+            page.files_section(folder),
+        ],
+    )
+    return float(comparison["arms"]["top_k"]["mean"])
+
+
+def compare(
+    materials: Materials, ranking: Ranking, folder: Path, adapter: Path | None = None
+) -> dict[str, Any]:
+    """Retrain the arms of a ranking; writes ``comparison.json``, ``.csv`` and ``.png``.
+
+    Args:
+        materials: pool, evaluation rows and settings.
+        ranking: of the pool.
+        folder: to write to.
+        adapter: keep the first top_k adapter here.
+    """
+    check(materials)
+    k, seeds = int(materials.cfg.select.k), [int(seed) for seed in materials.cfg.seeds]
+    steps = retrain_steps(materials)
+    arms = arms_of(ranking, materials.pool, k, seeds)
+    losses = run_arms(arms, materials, seeds=seeds, steps=steps, adapters={"top_k": adapter})
+    comparison = summarise_arms(losses, k, steps, len(seeds))
+    write_comparison(folder, comparison)
+    for line in page.verdict(comparison):
+        log.info(line)
+    return comparison
+
+
+def check(materials: Materials) -> None:
+    """Refuse, before anything is trained, what cannot be compared.
+
+    Raises:
+        ConfigError: select.k, data.eval or seeds are not given, or seeds repeat.
+        RankingError: k is larger than the pool.
+    """
+    cfg = materials.cfg
+    k = int(require(cfg, "select.k", materials.recipe))
+    materials.require_evaluation()
+    seeds = list(cfg.seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds={seeds}: give at least one, each once; three or more for bars.")
+    n = len(set(map(str, materials.pool.ids)))
+    if not 1 <= k <= n:
+        raise RankingError(f"select.k={k} does not fit a pool of {n} samples; choose 1 to {n}.")
+    if 2 * k > n:
+        log.warning("select.k=%d is more than half of %d samples: top and bottom overlap", k, n)
+    if len(seeds) < 3:
+        log.warning("only %d seeds: intervals need three or more to say anything", len(seeds))
+
+
+def arms_of(ranking: Ranking, pool: Split, k: int, seeds: Sequence[int]) -> Arms:
+    """Arm -> ids for each seed; the random arm draws from the whole pool, anew for each seed."""
+    everyone = list(dict.fromkeys(pool.ids))
+    chance = Ranking(everyone, [0.0] * len(everyone), method="random")
+    n = len(seeds)
+    return {
+        "top_k": [ranking.top_k(k)] * n,
+        "random_k": [select(chance, "random", k, seed=seed) for seed in seeds],
+        "bottom_k": [ranking.bottom_k(k)] * n,
+        "full": [everyone] * n,
+    }
+
+
+def run_arms(
+    arms: Arms,
+    materials: Materials,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    adapters: Mapping[str, Path | None] | None = None,
+) -> dict[str, list[float]]:
+    """Held-out loss of the untrained ``base`` and of each arm and seed, nats per response token.
+
+    Every run trains a fresh LoRA for the same number of steps; the arms of one seed share initial
+    weights.
+
+    Args:
+        arms: arm -> ids of its samples for each seed. A benchmark may bring arms of its own.
+        materials: pool, evaluation rows, model and settings.
+        seeds: one for each entry of an arm.
+        steps: optimizer steps of every run.
+        adapters: arm -> folder for the adapter of its first seed.
+
+    Raises:
+        ConfigError: an arm without ids for each seed.
+    """
+    for arm, ids in arms.items():
+        if len(ids) != len(seeds):
+            raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
+    evaluation = materials.require_evaluation().dataset
+    base = load_base_model(materials.cfg.model.name)
+    losses: dict[str, list[float]] = {"base": [evaluate(base, evaluation)]}
+    done, total, begun = 0, len(arms) * len(seeds), perf_counter()
+    for arm, ids_by_seed in arms.items():
+        losses[arm] = []
+        for seed, ids in zip(seeds, ids_by_seed, strict=True):
+            what = f"retraining {done + 1} of {total}: {arm}, seed {seed}"
+            model = retrain(materials, base, materials.pool.subset(ids), steps, seed, what)
+            losses[arm].append(evaluate(model, evaluation))
+            keep = (adapters or {}).get(arm)
+            if keep is not None and len(losses[arm]) == 1:
+                model.save_pretrained(str(keep))
+            base = model.unload()
+            done += 1
+            left = (perf_counter() - begun) / done * (total - done)
+            log.info(
+                "retrained %2d of %d: %-8s seed %d, %d samples: held-out loss %.4f%s",
+                done,
+                total,
+                arm,
+                seed,
+                len(set(ids)),
+                losses[arm][-1],
+                f" (about {left:.0f} s left)" if done < total else "",
+            )
+    return losses

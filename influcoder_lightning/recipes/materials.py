@@ -1,0 +1,196 @@
+"""Model, tokenizer and tokenised rows of a run, checked against each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from influcoder_lightning.data import (
+    check_overlap,
+    collate_samples,
+    default_template,
+    load_rows,
+    row_ids,
+    tokenize_rows,
+)
+from influcoder_lightning.data.rows import Row
+from influcoder_lightning.errors import RankingError
+from influcoder_lightning.finetune import load_tokenizer, steps_of_epochs
+from influcoder_lightning.influence.ids import first_few
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.recipes.run_folder import require
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows with their ids and tokens; rows without a response token are left out."""
+
+    rows: list[Row]
+    ids: list[Any]
+    dataset: Dataset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, ids: Iterable[Any]) -> Dataset:
+        """The tokenised rows of some ids; all rows of an id that several share.
+
+        Raises:
+            RankingError: an id that no row has.
+        """
+        wanted = {str(sample_id) for sample_id in ids}
+        if unknown := wanted - {str(sample_id) for sample_id in self.ids}:
+            raise RankingError(f"no row of the pool has the id {first_few(sorted(unknown))}.")
+        return Subset(self.dataset, [i for i, name in enumerate(self.ids) if str(name) in wanted])
+
+    def identified(self) -> list[Row]:
+        """The rows, each with its id."""
+        return [{**row, "id": name} for row, name in zip(self.rows, self.ids, strict=True)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of ids, prompts and responses in their order."""
+        digest = hashlib.sha256()
+        for row, name in zip(self.rows, self.ids, strict=True):
+            line = [str(name), row["prompt"], row["response"]]
+            digest.update(json.dumps(line).encode("utf-8") + b"\n")
+        return digest.hexdigest()
+
+
+class Materials:
+    """What a run works on, loaded when first asked for.
+
+    Args:
+        cfg: the configuration.
+        recipe: named in errors about missing keys.
+    """
+
+    def __init__(self, cfg: DictConfig, recipe: str) -> None:
+        self.cfg, self.recipe = cfg, recipe
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """With a pad token."""
+        return load_tokenizer(require(self.cfg, "model.name", self.recipe))
+
+    @cached_property
+    def pool(self) -> Split:
+        """Rows to choose from."""
+        return self._split("pool", self._rows["pool"])
+
+    @cached_property
+    def query(self) -> Split | None:
+        """Rows that say what matters, where there are any."""
+        return self._optional("query")
+
+    @cached_property
+    def evaluation(self) -> Split | None:
+        """Rows to measure on, where there are any."""
+        return self._optional("eval")
+
+    def require_evaluation(self) -> Split:
+        """Rows to measure on.
+
+        Raises:
+            ConfigError: data.eval is not given.
+        """
+        require(self.cfg, "data.eval", self.recipe)
+        assert self.evaluation is not None
+        return self.evaluation
+
+    def split(self, name: str, path: str, first_id: int = 0, prefix: str = "") -> Split:
+        """Further rows, tokenised alike; ids of rows without one as ``first_id`` and on."""
+        rows = load_rows(path)
+        if first_id or prefix:
+            for index, row in enumerate(rows):
+                if row.get("id") is None:
+                    row["id"] = f"{prefix}{index}" if prefix else first_id + index
+        return self._split(name, rows)
+
+    def loader(self, dataset: Dataset) -> DataLoader[Any]:
+        """Batches in a fixed order."""
+        return DataLoader(
+            dataset,
+            batch_size=self.cfg.train.batch_size,
+            collate_fn=collate_samples(self.tokenizer.pad_token_id),
+        )
+
+    def training_options(self) -> dict[str, Any]:
+        """Keyword arguments of `finetune.train`, but for steps and seed."""
+        train = self.cfg.train
+        names = ("batch_size", "lr", "weight_decay", "warmup", "accumulate", "precision")
+        return {name: train[name] for name in names} | {
+            "pad_token_id": self.tokenizer.pad_token_id
+        }
+
+    def valuation_steps(self) -> int:
+        """Optimizer steps of the valuation run."""
+        train = self.cfg.train
+        if train.steps is not None:
+            return int(train.steps)
+        return steps_of_epochs(len(self.pool), train.epochs, train.batch_size, train.accumulate)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Row]]:
+        """All rows, read together, so that what overlaps is refused before anything runs."""
+        data = self.cfg.data
+        rows = {"pool": load_rows(require(self.cfg, "data.pool", self.recipe))}
+        for name in ("query", "eval"):
+            if data[name] is not None:
+                rows[name] = load_rows(data[name])
+        check_overlap(rows["pool"], rows.get("query", []), rows.get("eval"))
+        return rows
+
+    def _optional(self, name: str) -> Split | None:
+        return self._split(name, self._rows[name]) if name in self._rows else None
+
+    def _split(self, name: str, rows: Sequence[Row]) -> Split:
+        template = self.cfg.model.template or default_template(self.tokenizer)
+        ids: list[Any] = list(row_ids(rows))
+        dataset = tokenize_rows(rows, self.tokenizer, template, self.cfg.train.max_length, ids)
+        log.info("%s: %s", name, dataset.report.summary())
+        keep = list(range(len(rows)))
+        if dataset.report.n_without_response:
+            keep = [i for i in keep if bool((dataset[i]["labels"][1:] != -100).any())]
+            left_out = sorted(set(range(len(rows))) - set(keep))
+            log.warning(
+                "%s: %d rows without a response token are left out: %s",
+                name,
+                len(left_out),
+                first_few([ids[i] for i in left_out]),
+            )
+        kept = dataset if len(keep) == len(rows) else Subset(dataset, keep)
+        return Split([rows[i] for i in keep], [ids[i] for i in keep], kept)
+
+
+def fit_to_pool(ranking: Ranking, pool: Split, where: str) -> Ranking:
+    """The ranking, if it is one of this pool.
+
+    Raises:
+        RankingError: it ranks ids that the pool does not have.
+    """
+    known = {str(name) for name in pool.ids}
+    ranked = {str(name) for name in ranking.sample_ids.tolist()}
+    if unknown := sorted(ranked - known):
+        raise RankingError(
+            f"{where} ranks {len(unknown)} ids that the pool does not have: {first_few(unknown)}. "
+            "Give the pool that was valued: data.pool=<file>."
+        )
+    if missing := sorted(known - ranked):
+        log.warning(
+            "%s: %d of %d pool samples have no score, since training did not reach them: %s",
+            where,
+            len(missing),
+            len(known),
+            first_few(missing),
+        )
+    return ranking

@@ -1,0 +1,234 @@
+"""quickstart: the whole story on built-in data with planted truth, without network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from influcoder_lightning import Ranking
+from influcoder_lightning.data import (
+    SkillData,
+    build_tiny_llama,
+    build_tokenizer,
+    default_template,
+    make_skill_data,
+    pretrain,
+    tokenize_rows,
+    write_jsonl,
+)
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.recipes import page, pipeline
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.progress import bar
+from influcoder_lightning.recipes.run_folder import save_config
+from influcoder_lightning.report import Section, Table, Text, plot_ranking, write_report
+
+log = logging.getLogger(__name__)
+_VOCABULARY = 512
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """Make data and model, run the pipeline, hold the ranking against what was planted."""
+    with _one_thread():
+        return _run(cfg, folder)
+
+
+def _run(cfg: DictConfig, folder: Path) -> float:
+    data = _make_data(cfg, folder)
+    _make_model(cfg, data, folder / "model")
+    cfg = cfg.copy()
+    cfg.model.name = str(folder / "model")
+    for name in ("pool", "query", "eval"):
+        cfg.data[name] = str(folder / "data" / f"{name}.jsonl")
+    materials = Materials(cfg, "quickstart")
+    ranking, comparison = pipeline.steps(materials, folder)
+    found = planted(ranking, data, int(cfg.select.k))
+    for line in sentences(found, data.query_skill):
+        log.info(line)
+    with atomic_path(folder / "planted.json") as part:
+        part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _plot(ranking, data, folder / "ranking.png")
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+    write_report(
+        folder / "report.md",
+        [
+            page.opening("Quickstart: which samples teach the skill?", materials, folder),
+            _story(data),
+            _planted_section(found, data.query_skill),
+            page.comparison_section(comparison),
+            page.ranking_section(ranking, materials.pool),
+            page.files_section(folder),
+            page.next_steps(folder),
+        ],
+    )
+    log.info("read %s", folder / "report.md")
+    return float(comparison["arms"]["top_k"]["mean"])
+
+
+def planted(ranking: Ranking, data: SkillData, k: int) -> dict[str, Any]:
+    """Where the ranking puts what is known about the rows.
+
+    Percentiles are mean positions in the ranking: 0 is the best sample, 100 the worst.
+    """
+    place = dict(zip(map(str, ranking.sample_ids.tolist()), ranking.ranks.tolist(), strict=True))
+    rows = [row for row in data.pool if row["id"] in place]
+
+    def percentile(ids: list[str]) -> float | None:
+        ranks = [(place[name] - 1) / max(1, len(place) - 1) for name in ids]
+        return round(100 * float(np.mean(ranks)), 1) if ranks else None
+
+    own = [row for row in rows if row["task"] == data.query_skill]
+    top = {str(name) for name in ranking.top_k(k)}
+    pairs = [
+        (row["id"], row["duplicate_of"])
+        for row in own
+        if row["duplicate_of"] is not None and row["duplicate_of"] in place
+    ]
+    sound = [row["id"] for row in own if not row["corrupted"]]
+    return {
+        "k": k,
+        "skill_share_top_k": round(sum(row["id"] in top for row in own) / k, 4),
+        "skill_share_best_possible": round(min(k, len(own)) / k, 4),
+        "skill_share_chance": round(len(own) / len(rows), 4),
+        "percentile_sound": percentile(sound),
+        "percentile_corrupted": percentile([row["id"] for row in own if row["corrupted"]]),
+        "percentile_other_skills": percentile(
+            [row["id"] for row in rows if row["task"] != data.query_skill]
+        ),
+        "corrupted_in_top_k": sum(row["id"] in top for row in own if row["corrupted"]),
+        "n_corrupted": sum(bool(row["corrupted"]) for row in own),
+        "duplicate_pairs": len(pairs),
+        # Two draws from a ranking lie a third of it apart on average.
+        "duplicate_distance": (
+            round(
+                100 * float(np.mean([abs(place[a] - place[b]) for a, b in pairs])) / len(place), 1
+            )
+            if pairs
+            else None
+        ),
+    }
+
+
+def sentences(found: dict[str, Any], skill: str) -> list[str]:
+    """The same for people."""
+    lines = [
+        f"{found['skill_share_top_k']:.0%} of the top {found['k']} are rows of the query's skill, "
+        f"{skill} (chance: {found['skill_share_chance']:.0%}; the most there could be: "
+        f"{found['skill_share_best_possible']:.0%})."
+    ]
+    if found["percentile_corrupted"] is not None and found["percentile_sound"] is not None:
+        below = found["percentile_corrupted"] > found["percentile_sound"]
+        lines.append(
+            f"Rows of {skill} with a wrong response lie at percentile "
+            f"{found['percentile_corrupted']:.0f} of the ranking on average, sound ones at "
+            f"{found['percentile_sound']:.0f} (0 is best): the ranking "
+            f"{'tells' if below else 'does NOT tell'} them apart. "
+            f"{found['corrupted_in_top_k']} of {found['n_corrupted']} are in the top "
+            f"{found['k']}."
+        )
+    if found["duplicate_distance"] is not None:
+        lines.append(
+            f"{found['duplicate_pairs']} pairs of identical rows of {skill} lie "
+            f"{found['duplicate_distance']:.1f} % of the ranking apart on average: they were seen "
+            "at different steps."
+        )
+    return lines
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads, which mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make_data(cfg: DictConfig, folder: Path) -> SkillData:
+    quick = cfg.quickstart
+    data = make_skill_data(
+        cfg.seed,
+        query_skill=quick.skill,
+        n_pool=quick.n_pool,
+        n_query=quick.n_query,
+        n_evaluation=quick.n_eval,
+    )
+    for name, rows in (("pool", data.pool), ("query", data.query), ("eval", data.evaluation)):
+        write_jsonl(rows, folder / "data" / f"{name}.jsonl")
+    return data
+
+
+def _make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
+    texts = [f"{row['prompt']}\n{row['response']}" for row in [*data.pretrain, *data.pool]]
+    tokenizer = build_tokenizer(texts, _VOCABULARY, folder)
+    model = build_tiny_llama(
+        folder, tokenizer, hidden_size=cfg.quickstart.hidden_size, seed=cfg.seed
+    )
+    template = cfg.model.template or default_template(tokenizer)
+    dataset = tokenize_rows(data.pretrain, tokenizer, template, cfg.train.max_length)
+    steps = int(cfg.quickstart.pretrain_steps)
+    log.info("pretraining a tiny model (%d weights) for %d steps", model.num_parameters(), steps)
+    with bar("pretraining", steps) as show:
+        loss = pretrain(
+            model, dataset, steps=steps, seed=cfg.seed, progress=lambda done, _: show(done)
+        )
+    log.info("pretrained: loss %.3f on general rows", loss)
+    model.save_pretrained(str(folder))
+
+
+def _plot(ranking: Ranking, data: SkillData, path: Path) -> None:
+    corrupted = [
+        row["id"] for row in data.pool if row["corrupted"] and row["task"] == data.query_skill
+    ]
+    plot_ranking(
+        ranking,
+        path,
+        {row["id"]: row["task"] for row in data.pool},
+        highlight={f"{data.query_skill}, wrong response": corrupted},
+    )
+
+
+def _story(data: SkillData) -> Section:
+    return Section(
+        "What happened here",
+        [
+            Text(
+                f"A tiny language model was pretrained on general rows that hardly show the skill "
+                f"{data.query_skill!r}. It was then fine-tuned once, with a LoRA, on a pool of "
+                f"{len(data.pool)} rows of several skills. While it was trained, the gradient of "
+                f"every sample was compared with those of {len(data.query)} query rows of that "
+                "skill. The ranking below is the result. Last, fresh LoRAs were trained on the "
+                "best, random and worst rows, to see whether the ranking is right."
+            ),
+            Text(
+                "The rows are made up, so the truth is known: which skill a row belongs to, which "
+                f"responses are wrong on purpose ({len(data.corrupted_ids)} of the pool), and "
+                f"which rows are repeated ({len(data.duplicate_ids)})."
+            ),
+        ],
+    )
+
+
+def _planted_section(found: dict[str, Any], skill: str) -> Section:
+    rows = [
+        [f"{skill}, sound", found["percentile_sound"]],
+        [f"{skill}, wrong response", found["percentile_corrupted"]],
+        ["all other skills", found["percentile_other_skills"]],
+    ]
+    return Section(
+        "Does the ranking find what was planted?",
+        [
+            *(Text(line) for line in sentences(found, skill)),
+            Table(["kind of row", "mean percentile (0 = best)"], rows),
+        ],
+    )

@@ -1,0 +1,102 @@
+"""score: new queries, or new samples, against a finished run; nothing is trained."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune import device, load_model
+from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.materials import Materials, fit_to_pool
+from influcoder_lightning.recipes.run_folder import (
+    RANKING,
+    load_config,
+    locate,
+    plain,
+    save_config,
+    source_folder,
+)
+from influcoder_lightning.report import plot_ranking
+from influcoder_lightning.store import schema
+
+log = logging.getLogger(__name__)
+_TEXT_METHODS = ("encoder", "tfidf", "length", "random")
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Write ``ranking.csv`` and ``ranking.png`` (and, with new queries, a store that has them)."""
+    source = source_folder(cfg, "score")
+    where = locate(source, "influence")
+    valued = load_config(where.parent)
+    materials = Materials(cfg, "score")
+    pool = materials.pool
+    known = valued.facts.pool == pool.fingerprint()
+    if cfg.queries is None and known and cfg.rank.method is None:
+        raise ConfigError(
+            "recipe=score needs something new: queries=<file> for other queries, "
+            "data.pool=<file> for samples that were not trained on, or rank.method=<name>."
+        )
+    cfg = cfg.copy()
+    cfg.rank.method = cfg.rank.method or ("cosine" if known else "encoder")
+    if not known and cfg.rank.method not in _TEXT_METHODS:
+        raise ConfigError(
+            f"rank.method={cfg.rank.method} needs the gradients of the samples, and {cfg.data.pool}"
+            f" is not the pool that was valued ({valued.data.pool}). Use rank.method=encoder, "
+            "which works from text."
+        )
+    ids = None
+    if cfg.queries is None:
+        store = InfluenceStore(where)
+    else:
+        store, ids = _with_queries(materials, where, folder / "influence")
+    ranking: Ranking = store.rank(cfg.rank.method, queries=ids, data=pool.identified())
+    if known:
+        fit_to_pool(ranking, pool, str(where))
+    ranking.save(folder / RANKING)
+    plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
+    save_config(cfg, folder, pool=pool.fingerprint())
+    log.info("ranked %d samples by %s: %s", len(ranking), cfg.rank.method, folder / RANKING)
+
+
+def _with_queries(
+    materials: Materials, where: Path, target: Path
+) -> tuple[InfluenceStore, list[Any]]:
+    """The run's store beside this run, with the new queries added; and their ids."""
+    cfg = materials.cfg
+    _borrow(where, target)
+    store = InfluenceStore(target)
+    taken = store.query_ids
+    first_id, prefix = 0, ""
+    if len(taken) and np.issubdtype(taken.dtype, np.integer):
+        first_id = int(taken.max()) + 1
+    elif len(taken):
+        prefix = f"new-{len(taken)}-"
+    queries = materials.split("new queries", cfg.queries, first_id, prefix)
+    log.info("valuing %d new queries in %d windows", len(queries), len(store.windows))
+    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed).to(device())
+    ids = store.add_queries(
+        model, materials.loader(queries.dataset), tokenizer=materials.tokenizer
+    )
+    return store, ids
+
+
+def _borrow(where: Path, target: Path) -> None:
+    """A copy of the store's file, and links to what is only read; the run itself stays as it is."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(where / schema.FILE_NAME, target / schema.FILE_NAME)
+    for name in ("encoder", "adapters"):
+        original, link = (where / name).resolve(), target / name
+        if not original.is_dir() or link.exists():
+            continue
+        try:
+            os.symlink(original, link, target_is_directory=True)
+        except OSError:  # file systems without links
+            shutil.copytree(original, link)

@@ -1,0 +1,86 @@
+"""select: choose samples of a valued pool."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning import select as choose_ids
+from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.errors import RankingError
+from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
+from influcoder_lightning.recipes.run_folder import (
+    RANKING,
+    SELECTED,
+    load_config,
+    locate,
+    plain,
+    save_config,
+    source_folder,
+)
+from influcoder_lightning.selection import select_rows
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Write ``selected.jsonl`` (and ``ranking.csv``, where the run is ranked anew)."""
+    materials = Materials(cfg, "select")
+    ranking = ranking_of(materials, source_folder(cfg, "select"), folder)
+    choose(materials, ranking, folder)
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+
+
+def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
+    """The ranking of an earlier run, or its store ranked anew by another ``rank.method``.
+
+    Raises:
+        RankingError: the pool is not the one that was ranked.
+    """
+    path = locate(source, RANKING)
+    earlier = load_config(path.parent)
+    method = materials.cfg.rank.method
+    fingerprint = earlier.get("facts", {}).get("pool")
+    if fingerprint is not None and fingerprint != materials.pool.fingerprint():
+        raise RankingError(
+            f"{materials.cfg.data.pool} is not the pool that {path} ranks: its ids or its text "
+            f"differ. That was {earlier.data.pool}; leave data.pool out to use it, or value "
+            "this pool with recipe=valuate."
+        )
+    if method == earlier.rank.method:
+        ranking = Ranking.load(path)
+        log.info("ranking: %s (%s)", path, method)
+    else:
+        store = InfluenceStore(locate(source, "influence"))
+        ranking = valuate.rank(store, materials, folder)
+    return fit_to_pool(ranking, materials.pool, str(path))
+
+
+def choose(materials: Materials, ranking: Ranking, folder: Path) -> list[Any]:
+    """Ids of the chosen samples; writes their rows to ``selected.jsonl``."""
+    options = plain(materials.cfg.select)
+    pool = materials.pool
+    groups = None
+    if options["strategy"] == "per_group":
+        groups = _groups(pool)
+    ids = choose_ids(ranking, groups=groups, seed=materials.cfg.seed, **options)
+    rows = select_rows(pool.rows, ids, ranking, pool.ids)
+    write_jsonl(rows, folder / SELECTED)
+    log.info("selected %d of %d samples: %s", len(ids), len(pool), folder / SELECTED)
+    return ids
+
+
+def _groups(pool: Split) -> dict[Any, Any]:
+    """Group of each id: its field ``group``, or else ``task``."""
+    field = "group" if any(row.get("group") is not None for row in pool.rows) else "task"
+    groups = dict(zip(pool.ids, (row.get(field) for row in pool.rows), strict=True))
+    if all(group is None for group in groups.values()):
+        raise RankingError(
+            "select.strategy=per_group needs a field `group` (or `task`) in the rows of the pool."
+        )
+    return groups

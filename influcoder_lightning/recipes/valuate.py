@@ -1,0 +1,138 @@
+"""valuate: fine-tune once with the callback (or extract features without training), then rank."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, extract_features
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune import (
+    add_lora,
+    device,
+    load_adapter,
+    load_base_model,
+    load_model,
+    train,
+)
+from influcoder_lightning.influence.registry import get_method
+from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.progress import ShowSteps, bar
+from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
+from influcoder_lightning.report import plot_ranking, write_report
+from influcoder_lightning.store.writer import refuse_existing
+
+log = logging.getLogger(__name__)
+_ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Write ``influence/``, ``ranking.csv``, ``ranking.png`` and ``report.md``."""
+    materials = Materials(cfg, "valuate")
+    store = value(materials, folder)
+    ranking = rank(store, materials, folder)
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+    write_report(
+        folder / "report.md",
+        [
+            page.opening("Valued samples", materials, folder),
+            page.ranking_section(ranking, materials.pool),
+            page.files_section(folder),
+            page.next_steps(folder),
+        ],
+    )
+
+
+def value(materials: Materials, folder: Path) -> InfluenceStore:
+    """The store of a valuation run on the pool.
+
+    Raises:
+        ConfigError: unknown mode, or an adapter where it has no use.
+        StoreError: the run folder already has a store.
+    """
+    cfg = materials.cfg
+    if cfg.mode not in ("training", "frozen"):
+        raise ConfigError(f"mode={cfg.mode} is neither training nor frozen.")
+    if cfg.model.adapter is not None and cfg.mode == "training":
+        raise ConfigError("model.adapter is for mode=frozen; training starts with a fresh LoRA.")
+    get_method(cfg.rank.method)  # an unknown name should not show after an hour of training
+    where = folder / "influence"
+    refuse_existing(where, cfg.influence.overwrite)
+    store = (_train if cfg.mode == "training" else _extract)(materials, where)
+    counts = store.attributes["counts"]
+    log.info(
+        "valued %d rows of %d samples in %d windows against %d queries",
+        counts["written"],
+        len(set(store.sample_ids.tolist())),
+        len(store.windows),
+        len(store.query_ids),
+    )
+    for reason, count in counts["kept_out"].items():
+        log.warning("%d rows were kept out: %s", count, reason)
+    return store
+
+
+def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
+    """Rank the pool by ``rank.method``; writes ``ranking.csv`` and ``ranking.png``."""
+    method = materials.cfg.rank.method
+    ranking = store.rank(method, data=materials.pool.identified())
+    ranking.save(folder / RANKING)
+    groups = page.tasks(materials.pool)
+    plot_ranking(ranking, folder / "ranking.png", groups)
+    log.info("ranked %d samples by %s: %s", len(ranking), method, folder / RANKING)
+    return ranking
+
+
+def _train(materials: Materials, where: Path) -> InfluenceStore:
+    cfg = materials.cfg
+    # Rows first: what is wrong with them shows before a model is loaded.
+    pool, query, steps = materials.pool, materials.query, materials.valuation_steps()
+    callback = InfluenceCallback(
+        str(where),
+        query_dataloader=None if query is None else materials.loader(query.dataset),
+        tokenizer=materials.tokenizer,
+        seed=cfg.seed,
+        **plain(cfg.influence),
+    )
+    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
+    log.info("fine-tuning on %d samples for %d steps, every sample valued", len(pool), steps)
+    with bar("fine-tuning", steps) as show:
+        train(
+            model,
+            pool.dataset,
+            steps=steps,
+            seed=cfg.seed,
+            callbacks=[callback, ShowSteps(show)],
+            log_folder=where.parent if cfg.train.log_csv else None,
+            **materials.training_options(),
+        )
+    return InfluenceStore(where)
+
+
+def _extract(materials: Materials, where: Path) -> InfluenceStore:
+    cfg = materials.cfg
+    pool, query = materials.pool, materials.query
+    model = load_base_model(cfg.model.name)
+    if cfg.model.adapter is None:
+        log.info(
+            "mode=frozen with a fresh LoRA: its B is zero, so that only the gradients of B say "
+            "anything. Give a trained one with model.adapter=<folder>."
+        )
+        model = add_lora(model, plain(cfg.lora), cfg.seed)
+    else:
+        model = load_adapter(model, cfg.model.adapter)
+    options = {k: v for k, v in plain(cfg.influence).items() if k not in _ONLY_TRAINING}
+    return extract_features(
+        model.to(device()),
+        materials.loader(pool.dataset),
+        where,
+        query_dataloader=None if query is None else materials.loader(query.dataset),
+        tokenizer=materials.tokenizer,
+        seed=cfg.seed,
+        show_progress=sys.stderr.isatty(),
+        **options,
+    )
