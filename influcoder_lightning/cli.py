@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import os
 import re
 import sys
@@ -22,19 +23,22 @@ _OPEN = ("select.quota",)
 _OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
 
 
-def main() -> None:
+def main(recipe: str | None = None) -> None:
     """Entry point of the command.
 
     Errors that the package raises on purpose end as one line on stderr and exit code 1;
     HYDRA_FULL_ERROR=1 shows where they come from.
+
+    Args:
+        recipe: run this one, unless the command line names another.
     """
+    if recipe is not None and not any(a.startswith("recipe=") for a in sys.argv[1:]):
+        sys.argv.insert(1, f"recipe={recipe}")
     _refuse_unknown_keys(sys.argv[1:])
     _app()
 
 
-@hydra.main(
-    version_base="1.3", config_path="pkg://influcoder_lightning.conf", config_name="config"
-)
+@hydra.main(version_base="1.3", config_path="pkg://influcoder_lightning.conf", config_name="config")
 def _app(cfg: DictConfig) -> float | None:
     choices = HydraConfig.get().runtime.choices
     given = [_key(argument) for argument in HydraConfig.get().overrides.task]
@@ -62,14 +66,21 @@ def run_recipe(
 
     from influcoder_lightning.errors import InfluCoderError
     from influcoder_lightning.recipes.progress import quiet
-    from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
+    from influcoder_lightning.recipes.run_folder import (
+        absolute_paths,
+        check_numbers,
+        continue_run,
+    )
 
     _limit_threads()
     module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
     try:
         with quiet():
             cfg = absolute_paths(continue_run(cfg, recipe, given or []))
+            check_numbers(cfg)
             result = module.run(cfg, folder)
+            page = " (start with report.md)" if (folder / "report.md").exists() else ""
+            logging.getLogger(__name__).info("run folder: %s%s", folder, page)
     except (InfluCoderError, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -113,10 +124,10 @@ def _known_keys() -> list[str]:
     keys: list[str] = []
 
     def collect(node: DictConfig, prefix: str) -> None:
-        for name in node:
+        for name in map(str, node):
             if prefix or name not in ("defaults", "hydra"):
                 keys.append(f"{prefix}{name}")
-                child = OmegaConf.select(node, str(name))
+                child = OmegaConf.select(node, name)
                 if isinstance(child, DictConfig):
                     collect(child, f"{prefix}{name}.")
 

@@ -216,11 +216,11 @@ def train(
     module = LoraFineTuning(model.train(), lr, weight_decay, warmup)
     with isolate_rng():
         torch.manual_seed(seed)
-        trainer = Trainer(
+        trainer = _trainer(
             max_steps=steps,
             max_epochs=-1,
             accumulate_grad_batches=accumulate,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
             devices=1,
             callbacks=list(callbacks),
             logger=False if log_folder is None else CSVLogger(log_folder, name="", version=""),
@@ -231,6 +231,13 @@ def train(
         )
         trainer.fit(module, loader)
     return model
+
+
+def _trainer(**options: Any) -> Trainer:
+    try:
+        return Trainer(**options)
+    except ValueError as error:  # what MisconfigurationException does not cover
+        raise ConfigError(f"train.precision={options['precision']!r}: {error}") from error
 
 
 def evaluate(model: Any, dataset: Dataset, batch_size: int = 32) -> float:

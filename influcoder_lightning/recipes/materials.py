@@ -97,6 +97,11 @@ class Materials:
         """Rows to measure on, where there are any."""
         return self._optional("eval")
 
+    @property
+    def n_queries(self) -> int:
+        """Number of rows that say what matters."""
+        return len(self._rows.get("query", []))
+
     def require_evaluation(self) -> Split:
         """Rows to measure on.
 
@@ -128,9 +133,7 @@ class Materials:
         """Keyword arguments of `finetune.train`, but for steps and seed."""
         train = self.cfg.train
         names = ("batch_size", "lr", "weight_decay", "warmup", "accumulate", "precision")
-        return {name: train[name] for name in names} | {
-            "pad_token_id": self.tokenizer.pad_token_id
-        }
+        return {name: train[name] for name in names} | {"pad_token_id": self.tokenizer.pad_token_id}
 
     def valuation_steps(self) -> int:
         """Optimizer steps of the valuation run."""
@@ -187,7 +190,7 @@ def fit_to_pool(ranking: Ranking, pool: Split, where: str) -> Ranking:
         )
     if missing := sorted(known - ranked):
         log.warning(
-            "%s: %d of %d pool samples have no score, since training did not reach them: %s",
+            "%s: %d of %d pool samples have no score; training did not reach them: %s",
             where,
             len(missing),
             len(known),

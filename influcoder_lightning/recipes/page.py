@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ _SHOWN = 8
 def opening(title: str, materials: Materials, folder: Path) -> Section:
     """What was done to what."""
     cfg = materials.cfg
-    queries = "no queries" if materials.query is None else f"{len(materials.query):,} query rows"
+    queries = f"{materials.n_queries:,} query rows" if materials.n_queries else "no queries"
     lines = [
         Text(
             f"Pool: {len(materials.pool):,} rows. Towards: {queries}. Model: {cfg.model.name}. "
@@ -88,7 +89,7 @@ def comparison_section(comparison: Mapping[str, Any]) -> Section:
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
-    """Whether top_k < random_k < bottom_k held in this run, and how top_k stands to full."""
+    """Whether the means are in the order top_k < random_k < bottom_k, how sure that is, and full."""
     means = {name: arm["mean"] for name, arm in comparison["arms"].items()}
     order = ["top_k", "random_k", "bottom_k"]
     if not set(order) <= set(means):
@@ -99,6 +100,14 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
         f"Held-out loss: {numbers}. The order top_k < random_k < bottom_k "
         + ("held in this run." if held else "did NOT hold in this run.")
     ]
+    intervals = {name: comparison["arms"][name]["ci95"] for name in order}
+    for better, worse in pairwise(order):
+        first, second = intervals[better], intervals[worse]
+        if first and second and first[1] >= second[0] and second[1] >= first[0]:
+            lines.append(
+                f"The 95 % intervals of {better} and {worse} overlap: {comparison['seeds']} seeds "
+                "do not settle the order of these two."
+            )
     if "full" in means:
         better = "lower" if means["top_k"] < means["full"] else "not lower"
         lines.append(

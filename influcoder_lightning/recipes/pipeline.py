@@ -36,6 +36,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
 
 def steps(materials: Materials, folder: Path) -> tuple[Ranking, dict[str, Any]]:
     """The ranking of the pool, and the comparison of its arms."""
+    valuate.check(materials.cfg, folder)
     check(materials)
     store = valuate.value(materials, folder)
     ranking = valuate.rank(store, materials, folder)

@@ -30,11 +30,20 @@ _KNOWN = (
     ".*LeafSpec.*is deprecated.*",
     ".*max_epochs.*was not set.*",
     ".*GPU available but not used.*",
+    ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*You are using a CUDA device.*",
     ".*is_gradient_checkpointing.*is deprecated.*",
 )
-_NOISY = ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "httpx", "transformers")
+_NOISY = (
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning_fabric",
+    "transformers",
+    "sentence_transformers",
+    "huggingface_hub",
+    "httpx",
+)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,5 +64,3 @@ def retrain(
             callbacks=[ShowSteps(show)],
             **materials.training_options(),
         )
-
-

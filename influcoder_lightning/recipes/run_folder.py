@@ -20,7 +20,13 @@ _WRITERS = {SELECTED: "select"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.
 _SHARED = ("model", "data", "seed", "seeds", "train", "retrain", "lora", "influence")
-_ALSO = {"select": ("rank", "select"), "compare": ("rank", "select"), "retrain": ("select",)}
+_ALSO = {
+    "pipeline": ("rank", "select"),
+    "valuate": ("rank",),
+    "select": ("rank", "select"),
+    "compare": ("rank", "select"),
+    "retrain": ("select",),
+}
 
 
 def locate(folder: Path, name: str) -> Path:
@@ -112,6 +118,41 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
         if recipe == "retrain" and "data.pool" not in given:
             cfg.data.pool = str(locate(Path(cfg["from"]), SELECTED).absolute())
     return cfg
+
+
+_LEAST = {
+    "seed": 0,
+    "select.k": 1,
+    "retrain.steps": 1,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.max_length": 1,
+    "train.warmup": 0,
+}
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Refuse words where numbers are meant, and numbers too small to mean anything.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    for key, least in _LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (not _is_number(value, int) or value < least):
+            raise ConfigError(f"{key}={value} must be a whole number of at least {least}.")
+    for key in ("train.lr", "train.weight_decay", "train.epochs"):
+        value = OmegaConf.select(cfg, key)
+        if not _is_number(value, int | float) or value < 0:
+            raise ConfigError(f"{key}={value} must be a number of at least 0.")
+    seeds = cfg.seeds if OmegaConf.is_list(cfg.seeds) else [None]
+    if not all(_is_number(seed, int) for seed in seeds):
+        raise ConfigError(f"seeds={cfg.seeds} must be a list of whole numbers, like [0,1,2].")
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def absolute_paths(cfg: DictConfig) -> DictConfig:

@@ -36,15 +36,17 @@ def run(cfg: DictConfig, folder: Path) -> None:
     source = source_folder(cfg, "score")
     where = locate(source, "influence")
     valued = load_config(where.parent)
+    cfg = cfg.copy()
+    if cfg.queries is not None:  # what the ranking is towards; a later step checks it against eval
+        cfg.data.query = cfg.queries
     materials = Materials(cfg, "score")
     pool = materials.pool
-    known = valued.facts.pool == pool.fingerprint()
+    known = valued.get("facts", {}).get("pool") == pool.fingerprint()
     if cfg.queries is None and known and cfg.rank.method is None:
         raise ConfigError(
             "recipe=score needs something new: queries=<file> for other queries, "
             "data.pool=<file> for samples that were not trained on, or rank.method=<name>."
         )
-    cfg = cfg.copy()
     cfg.rank.method = cfg.rank.method or ("cosine" if known else "encoder")
     if not known and cfg.rank.method not in _TEXT_METHODS:
         raise ConfigError(
@@ -82,9 +84,7 @@ def _with_queries(
     queries = materials.split("new queries", cfg.queries, first_id, prefix)
     log.info("valuing %d new queries in %d windows", len(queries), len(store.windows))
     model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed).to(device())
-    ids = store.add_queries(
-        model, materials.loader(queries.dataset), tokenizer=materials.tokenizer
-    )
+    ids = store.add_queries(model, materials.loader(queries.dataset), tokenizer=materials.tokenizer)
     return store, ids
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, extract_features
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune import (
     add_lora,
     device,
@@ -20,7 +20,7 @@ from influcoder_lightning.finetune import (
 )
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.recipes import page
-from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, bar
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
 from influcoder_lightning.report import plot_ranking, write_report
@@ -47,21 +47,33 @@ def run(cfg: DictConfig, folder: Path) -> None:
     )
 
 
-def value(materials: Materials, folder: Path) -> InfluenceStore:
-    """The store of a valuation run on the pool.
+def check(cfg: DictConfig, folder: Path) -> None:
+    """Refuse what cannot work before an hour has gone into it.
 
     Raises:
         ConfigError: unknown mode, or an adapter where it has no use.
+        RankingError: unknown method.
         StoreError: the run folder already has a store.
     """
-    cfg = materials.cfg
     if cfg.mode not in ("training", "frozen"):
         raise ConfigError(f"mode={cfg.mode} is neither training nor frozen.")
     if cfg.model.adapter is not None and cfg.mode == "training":
         raise ConfigError("model.adapter is for mode=frozen; training starts with a fresh LoRA.")
-    get_method(cfg.rank.method)  # an unknown name should not show after an hour of training
+    get_method(cfg.rank.method)
+    try:
+        refuse_existing(folder / "influence", cfg.influence.overwrite)
+    except StoreError as error:
+        raise StoreError(
+            f"{folder} already holds a valuation. Choose another folder with hydra.run.dir=..., or "
+            "replace it with influence.overwrite=true."
+        ) from error
+
+
+def value(materials: Materials, folder: Path) -> InfluenceStore:
+    """The store of a valuation run on the pool; see `check` for what is refused."""
+    cfg = materials.cfg
+    check(cfg, folder)
     where = folder / "influence"
-    refuse_existing(where, cfg.influence.overwrite)
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
     counts = store.attributes["counts"]
     log.info(
@@ -80,6 +92,7 @@ def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
     """Rank the pool by ``rank.method``; writes ``ranking.csv`` and ``ranking.png``."""
     method = materials.cfg.rank.method
     ranking = store.rank(method, data=materials.pool.identified())
+    fit_to_pool(ranking, materials.pool, "the ranking")
     ranking.save(folder / RANKING)
     groups = page.tasks(materials.pool)
     plot_ranking(ranking, folder / "ranking.png", groups)
