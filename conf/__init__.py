@@ -1,0 +1,1 @@
+"""The configuration of the command; ships inside the package as `influcoder_lightning.conf`."""

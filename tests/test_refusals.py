@@ -113,9 +113,9 @@ def test_a_pytorch_lightning_trainer(tmp_path):
 
 
 def test_several_processes(tmp_path):
+    callback = InfluenceCallback(str(tmp_path / "s"))
+    run = trainer(tmp_path, [callback], devices=2, strategy="ddp")
     with pytest.raises(MisconfigurationException, match="single process"):
-        callback = InfluenceCallback(str(tmp_path / "s"))
-        run = trainer(tmp_path, [callback], devices=2, strategy="ddp")
         callback.setup(run, FineTuning(), "fit")
 
 

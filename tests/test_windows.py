@@ -314,7 +314,7 @@ def test_missing_rows_are_an_error_that_lists_their_ids(tmp_path, monkeypatch):
         add(self, rows.select(torch.tensor([i != 5 for i in rows.ids])), *rest)
 
     monkeypatch.setattr(Recorder, "add", forgetful)
-    with pytest.raises(CaptureError, match="32 samples were seen but 30 rows written.*ids: 5"):
+    with pytest.raises(CaptureError, match=r"32 samples were seen but 30 rows written.*ids: 5"):
         fit(tmp_path)
     with pytest.warns(UserWarning, match="rows are missing"):
         InfluenceStore(tmp_path / "store")

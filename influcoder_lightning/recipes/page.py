@@ -89,7 +89,7 @@ def comparison_section(comparison: Mapping[str, Any]) -> Section:
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
-    """Whether the means are in the order top_k < random_k < bottom_k, how sure that is, and full."""
+    """Whether top_k < random_k < bottom_k held, how sure that is, and how full did."""
     means = {name: arm["mean"] for name, arm in comparison["arms"].items()}
     order = ["top_k", "random_k", "bottom_k"]
     if not set(order) <= set(means):

@@ -8,7 +8,7 @@ import pytest
 from conftest import FineTuning, loader, tokens, trainer
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
-from influcoder_lightning.errors import StoreError
+from influcoder_lightning.errors import DataError, StoreError
 from influcoder_lightning.store.writer import FeatureBlock, StoreWriter
 
 
@@ -48,15 +48,12 @@ def test_ids_come_back_as_they_were(tmp_path, ids):
 
 
 def test_mixed_ids_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="mix integers and text"):
-        writer_ids = (1, "b")
-        small_store(tmp_path / "s", (2,))
-        writer = StoreWriter.reopen(tmp_path / "s" / "influence.h5")
-        try:
-            block = FeatureBlock(np.zeros((2, 4), "f2"), np.ones(2, "f4"))
-            writer.append("rows", writer_ids, {}, block)
-        finally:
-            writer.close(complete=True)
+    small_store(tmp_path / "s", (2,))
+    writer = StoreWriter.reopen(tmp_path / "s" / "influence.h5")
+    block = FeatureBlock(np.zeros((2, 4), "f2"), np.ones(2, "f4"))
+    with pytest.raises(DataError, match="mix integers and text"):
+        writer.append("rows", (1, "b"), {}, block)
+    writer.close(complete=True)
 
 
 @pytest.mark.parametrize("path", ["folder", "file", "run"])
