@@ -5,11 +5,6 @@
 The same as `influcoder recipe=quickstart`. The steps: influcoder_lightning/recipes/quickstart.py.
 """
 
-import sys
-
-# Not to be searched for modules: select.py in this folder would stand in for Python's own.
-sys.path.pop(0)
-
 from influcoder_lightning.cli import main
 
 if __name__ == "__main__":

@@ -6,11 +6,6 @@
 The same as `influcoder recipe=valuate`. The steps: influcoder_lightning/recipes/valuate.py.
 """
 
-import sys
-
-# Not to be searched for modules: select.py in this folder would stand in for Python's own.
-sys.path.pop(0)
-
 from influcoder_lightning.cli import main
 
 if __name__ == "__main__":

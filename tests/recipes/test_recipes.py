@@ -407,7 +407,7 @@ def test_a_quota_for_each_group_is_no_unknown_key(base, tmp_path):
 
 
 def test_scripts_at_the_top_run_from_anywhere(base, tmp_path):
-    script = Path(__file__).parents[2] / "recipes" / "select.py"
+    script = Path(__file__).parents[2] / "recipes" / "choose.py"
     done = subprocess.run(
         [sys.executable, str(script), f"from={base}", "hydra.run.dir=chosen"],
         cwd=tmp_path,
