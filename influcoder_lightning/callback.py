@@ -201,6 +201,11 @@ class InfluenceCallback(Callback):
         self._gradients: CapturedRows | None = None
         self._window_start: tuple[int, int] | None = None
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch starts a new optimizer step, also after one that a hook cut short."""
+        self._boundary, self._micro = True, None
+        self._active().cancel()
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -323,7 +328,7 @@ class InfluenceCallback(Callback):
         losses = valuation.observer.finish(len(micro.ids))
         counts.seen.update(micro.ids)
         if self._gradients is None:
-            valuation.capture.cancel()
+            valuation.cancel()
             counts.keep_out("training_step returned no loss", micro.ids)
             return
         self._check_reduction(micro, losses)

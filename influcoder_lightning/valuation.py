@@ -180,6 +180,11 @@ class Valuation:
         self.capture.begin(len(labels))
         self.observer.begin(labels)
 
+    def cancel(self) -> None:
+        """Drop a micro-batch that had no backward pass."""
+        self.capture.cancel()
+        self.observer.finish(0)
+
     def close(self, step: int, queries: RowBatch | None) -> float | None:
         """End the run, see `Recorder.close`; also keeps the final adapter."""
         self.detach()

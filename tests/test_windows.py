@@ -318,3 +318,15 @@ def test_missing_rows_are_an_error_that_lists_their_ids(tmp_path, monkeypatch):
         fit(tmp_path)
     with pytest.warns(UserWarning, match="rows are missing"):
         InfluenceStore(tmp_path / "store")
+
+
+def test_an_epoch_cut_short_by_a_hook(tmp_path):
+    class Impatient(FineTuning):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 2 and self.current_epoch == 0 else None
+
+    store, _ = fit(tmp_path, Impatient())
+    assert store.windows.n_rows.tolist() == [8, 16]
+    every_third, _ = fit(tmp_path / "third", Impatient(), every_n_train_steps=3)
+    assert every_third.records().step.unique().tolist() == [0, 3]
+    assert store.windows.epoch.tolist() == [0, 1]
