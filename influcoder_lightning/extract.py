@@ -58,6 +58,11 @@ def extract_features(
     Raises:
         ConfigError: unknown option.
         CaptureError, DataError, StoreError: as in training.
+
+    Example::
+
+        store = extract_features(model, loader, "run/frozen", query_dataloader=queries)
+        store.rank("cosine").to_frame()
     """
     try:
         settings = Options(**options)

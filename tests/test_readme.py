@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import FineTuning, loader, tokens
+from conftest import FineTuning, loader, tokens, trainer
+
+import influcoder_lightning
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -34,6 +38,24 @@ def test_the_example_on_an_existing_trainer(tmp_path, monkeypatch):
     assert len(names["best"]) == 100
     assert len(names["odd"]) == 20
     assert len(names["fresh"].scores) == 2
+
+
+def test_the_examples_in_docstrings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = FineTuning()
+    names = {
+        "Trainer": lambda callbacks: trainer(tmp_path, callbacks),
+        "module": module,
+        "model": module.model,
+        "loader": loader(tokens(120, seed=1), 8),
+        "queries": loader(tokens(4, seed=2)),
+    }
+    names |= {name: getattr(influcoder_lightning, name) for name in influcoder_lightning.__all__}
+    for public in ("InfluenceCallback", "InfluenceStore", "extract_features"):
+        text = inspect.getdoc(names[public])
+        code = textwrap.dedent(text.split("Example::")[1])
+        exec(compile(code, public, "exec"), names)
+    assert len(names["store"]) == 120
 
 
 @pytest.mark.parametrize("name", ["docs/architecture.md", "conf/config.yaml", "CHANGELOG.md"])
