@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _MODULES = {"countsketch": "countsketch", "identity": "identity"}
 
 
-class Projector:
+class Projector(ABC):
     """A linear map of the flattened LoRA gradient, applied layer by layer.
 
     Subclasses register with ``class X(Projector, name="x")``.
@@ -31,9 +32,11 @@ class Projector:
         cls.name = name
         Projector._registry[name] = cls
 
+    @abstractmethod
     def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
-        raise NotImplementedError
+        """For these layers, to about ``dim`` numbers (a projector may fix ``dim`` itself)."""
 
+    @abstractmethod
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """Add the projection of one layer's rows to ``sketch``, in place.
 
@@ -42,7 +45,6 @@ class Projector:
             layer: which layer the rows belong to.
             rows: [B, layer.numel] float32, row-major flattened weight gradients.
         """
-        raise NotImplementedError
 
 
 def build_projector(name: str, layers: Sequence[LoraLinear], dim: int, seed: int) -> Projector:
