@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--text-encoder", default=None)
     parser.add_argument("--work", type=Path, default=None)
-    parser.add_argument("--lr", type=float, default=1e-4, help="of the valuation run")
+    parser.add_argument("--lr", type=float, default=3e-5, help="of the valuation run")
     parser.add_argument("--epochs", type=int, default=1, help="of the valuation run")
     parser.add_argument("--window", type=int, default=47, help="optimizer steps per window")
     parser.add_argument("--retrain-lr", type=float, default=1e-3)
