@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from influcoder_lightning.errors import ConfigError
 
@@ -14,7 +17,12 @@ if TYPE_CHECKING:
 
     from influcoder_lightning.capture.layers import LoraLinear
 
-_MODULES = {"countsketch": "countsketch", "identity": "identity"}
+_MODULES = {
+    "countsketch": "countsketch",
+    "identity": "identity",
+    "rademacher": "rademacher",
+    "factored": "factored",
+}
 
 
 class Projector(ABC):
@@ -62,3 +70,12 @@ def check_projector(name: str) -> None:
     """Raise ``ConfigError`` unless a projector of that name exists."""
     if name not in _MODULES:
         raise ConfigError(f"unknown projector {name!r}: choose one of {sorted(_MODULES)}.")
+
+
+def layer_generator(seed: int, name: str) -> np.random.Generator:
+    """A random stream that is a pure function of (seed, layer name).
+
+    So projections agree across devices, batch sizes, processes and restarts.
+    """
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], "<u8")))

@@ -1,13 +1,11 @@
 """CountSketch: every coordinate goes, with a random sign, into one random bucket.
 
 Charikar, Chen, Farach-Colton: Finding frequent items in data streams (2002). Inner products are
-preserved in expectation with a variance of about 1/dim. Buckets and signs are a pure function of
-(seed, layer name), so that sketches agree across devices, batch sizes, processes and restarts.
+preserved in expectation with a variance of about 1/dim.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.projection import Projector
+from influcoder_lightning.projection import Projector, layer_generator
 
 
 class CountSketch(Projector, name="countsketch"):
@@ -36,8 +34,7 @@ class CountSketch(Projector, name="countsketch"):
     def _table(self, layer: LoraLinear, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (layer.name, device)
         if key not in self._tables:
-            digest = hashlib.sha256(f"{self._seed}:{layer.name}".encode()).digest()
-            generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], "<u8")))
+            generator = layer_generator(self._seed, layer.name)
             buckets = generator.integers(0, self.dim, layer.numel, dtype=np.int32)
             signs = generator.integers(0, 2, layer.numel, dtype=np.int8) * np.int8(2) - np.int8(1)
             self._tables[key] = (
