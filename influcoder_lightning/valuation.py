@@ -100,6 +100,7 @@ class Valuation:
                 text_encoder=options.text_encoder,
                 buffer_bytes=BUFFER_BYTES,
                 seed=options.seed,
+                tokenizer=options.tokenizer,
             )
         else:
             tower = RandomProjection(projector.dim, options.code_dim, options.seed)

@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from influcoder_lightning.capture.rows import Text
 from influcoder_lightning.encoder.gradient_tower import GradientTower
@@ -49,11 +50,19 @@ class CoTraining:
             tower of the closed-form head alone.
         buffer_bytes: bound on the sketches kept in memory.
         seed: of the choice of blocks and of the text encoder's dropout.
+        tokenizer: of the model; a Hugging Face tokenizer tells the text tower the model's tokens.
     """
 
     def __init__(
-        self, tower: GradientTower, *, text_encoder: Any, buffer_bytes: int, seed: int
+        self,
+        tower: GradientTower,
+        *,
+        text_encoder: Any,
+        buffer_bytes: int,
+        seed: int,
+        tokenizer: Any = None,
     ) -> None:
+        self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self.tower = tower
         self.capacity = max(FIT_ROWS, buffer_bytes // (4 * tower.sketch_dim))
         self.text_loss = float("nan")
@@ -125,11 +134,11 @@ class CoTraining:
         if not rows:
             return None
         texts = [row.text for row in rows if row.text is not None]
-        codes = self.tower.encode(torch.stack([row.sketch for row in rows])).numpy()
+        codes = self.tower.project(torch.stack([row.sketch for row in rows])).numpy()
         dense, model = None, None
         if self._sentences is not None:
             dense, model = self._sentences.encode(texts), self._sentences.model
-        return TextTower(TextHead.fit(texts, codes, dense), model)
+        return TextTower(TextHead.fit(texts, codes, dense, self._tokenizer), model)
 
     def save_text_tower(self, tower: TextTower, folder: Path) -> None:
         """Write ``text_head/`` and, with a sentence encoder, ``text/``."""

@@ -35,13 +35,24 @@ class GradientTower:
     def __init__(self, sketch_dim: int, code_dim: int) -> None:
         self.sketch_dim, self.code_dim = sketch_dim, code_dim
         self.versions: list[Tensor] = []
-        self.basis = torch.zeros(code_dim, sketch_dim)
+        self._basis = torch.zeros(code_dim, sketch_dim)
+        self._stale = False
         self._values = torch.zeros(0)
         self._vectors = torch.zeros(0, sketch_dim)
 
-    def fit(self, sketches: Tensor) -> None:
-        """Merge a block of sketches [n, D] float32 into the running factorisation."""
-        rows = functional.normalize(sketches.float(), dim=1)
+    @property
+    def basis(self) -> Tensor:
+        """[d, D] the newest fit, rotated onto the one that was asked for before it."""
+        if self._stale:
+            self._basis, self._stale = self._aligned(), False
+        return self._basis
+
+    def fit(self, sketches: Tensor, weight: float = 1.0) -> None:
+        """Merge a block of sketches [n, D] float32 into the running factorisation.
+
+        ``weight`` counts each of them that many times.
+        """
+        rows = functional.normalize(sketches.float(), dim=1) * weight**0.5
         stacked = torch.cat([self._values[:, None] * self._vectors, rows])
         gram = (stacked @ stacked.T).double()
         eigenvalues, left = torch.linalg.eigh(gram)
@@ -50,7 +61,14 @@ class GradientTower:
         order = order[keep.flip(0)][: self.code_dim]
         self._values = eigenvalues[order].sqrt().float()
         self._vectors = (left[:, order].T.float() @ stacked) / self._values[:, None]
-        self.basis = self._aligned()
+        self._stale = True
+
+    def leading(self, width: int) -> GradientTower:
+        """A tower with one version: the ``width`` directions that hold most energy, in order."""
+        tower = GradientTower(self.sketch_dim, width)
+        tower._basis[: len(self._vectors)] = self._vectors[:width]
+        tower.freeze()
+        return tower
 
     def retained(self, sketches: Tensor, version: int | None = None) -> float:
         """Mean share of the rows' squared norm that a version (default: the newest fit) keeps."""
@@ -68,6 +86,14 @@ class GradientTower:
         """Codes [n, d] float32, L2-normalised (zero rows stay zero)."""
         return functional.normalize(sketches.float() @ self.versions[version].T, dim=1)
 
+    def project(self, sketches: Tensor, version: int = -1) -> Tensor:
+        """[n, d] float32 unit sketches in the code space: codes before their length is dropped.
+
+        Their length is the share of the gradient that the code space holds, and their inner
+        products estimate cosines better than those of codes.
+        """
+        return functional.normalize(sketches.float(), dim=1) @ self.versions[version].T
+
     def save(self, folder: Path, version: int) -> None:
         """Write one version to ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,9 +103,9 @@ class GradientTower:
     def _aligned(self) -> Tensor:
         padded = torch.zeros(self.code_dim, self.sketch_dim)
         padded[: len(self._vectors)] = self._vectors
-        if not bool(self.basis.any()):
+        if not bool(self._basis.any()):
             return padded
-        u, _, vh = torch.linalg.svd(self.basis @ padded.T)
+        u, _, vh = torch.linalg.svd(self._basis @ padded.T)
         return (u @ vh) @ padded
 
 
@@ -92,10 +118,10 @@ class RandomProjection(GradientTower):
     def __init__(self, sketch_dim: int, code_dim: int, seed: int) -> None:
         super().__init__(sketch_dim, code_dim)
         generator = torch.Generator().manual_seed(seed)
-        self.basis = torch.randn(code_dim, sketch_dim, generator=generator) / code_dim**0.5
+        self._basis = torch.randn(code_dim, sketch_dim, generator=generator) / code_dim**0.5
         self.freeze()
 
-    def fit(self, sketches: Tensor) -> None:
+    def fit(self, sketches: Tensor, weight: float = 1.0) -> None:
         """Nothing to learn."""
 
 

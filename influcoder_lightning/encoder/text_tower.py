@@ -30,6 +30,19 @@ class TextTower:
         Raises:
             DataError: a row lacks one of the two texts.
         """
+        expected, _ = self.expect(texts)
+        lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+        return np.asarray(expected / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+    def expect(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+        """Expected codes [n, d] float32, shorter where unsure, and the confidence [n] in [0, 1].
+
+        Their products with query codes are expected cosines. The confidence is the expected cosine
+        between a text's predicted and its true code.
+
+        Raises:
+            DataError: a row lacks one of the two texts.
+        """
         for i, text in enumerate(texts):
             if not all(isinstance(text.get(f), str) for f in ("prompt", "response")):
                 raise DataError(f"row {i} has no `prompt` and `response` text to encode.")
@@ -38,7 +51,8 @@ class TextTower:
             from influcoder_lightning.encoder.sentence_tower import encode_texts
 
             dense = encode_texts(self.sentence_model, texts)
-        return self.head.predict(texts, dense)
+        expected = self.head.predict(texts, dense)
+        return expected, self.head.confidence(expected)
 
     @classmethod
     def load(cls, folder: Path) -> TextTower:

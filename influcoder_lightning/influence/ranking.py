@@ -34,6 +34,7 @@ class Ranking:
         per_query: optional float [M, N], the scores before the mean over queries.
         query_ids: optional ids [M] of the rows of `per_query`.
         method: name of the method that made it.
+        confidence: optional float [N] in [0, 1], how sure the method is of each score.
         metadata: provenance (options, store, counts).
         ranks: int64 [N], 1 = best; ties by position, samples without a score last.
 
@@ -58,6 +59,7 @@ class Ranking:
     query_ids: NDArray[Any] | None = None
     method: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    confidence: NDArray[np.float64] | None = None
     ranks: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,14 @@ class Ranking:
         self._set("scores", _frozen(scores))
         self._set("ranks", _frozen(ranks))
         self._set("metadata", dict(self.metadata))
+        if self.confidence is not None:
+            confidence = np.array(self.confidence, dtype=np.float64)
+            if confidence.shape != scores.shape:
+                raise RankingError(
+                    f"confidence has shape {confidence.shape}; give one number per sample, "
+                    f"{scores.shape}"
+                )
+            self._set("confidence", _frozen(confidence))
         self._check_per_query()
 
     def _check_per_query(self) -> None:
@@ -148,17 +158,18 @@ class Ranking:
             )
 
     def to_frame(self) -> pd.DataFrame:
-        """DataFrame [N] of sample_id, score, rank, best first."""
+        """DataFrame [N] of sample_id, score, rank (and confidence, if any), best first."""
         import pandas as pd
 
         order = self.order
-        return pd.DataFrame(
-            {
-                "sample_id": self.sample_ids[order],
-                "score": self.scores[order],
-                "rank": self.ranks[order],
-            }
-        )
+        columns: dict[str, NDArray[Any]] = {
+            "sample_id": self.sample_ids[order],
+            "score": self.scores[order],
+            "rank": self.ranks[order],
+        }
+        if self.confidence is not None:
+            columns["confidence"] = self.confidence[order]
+        return pd.DataFrame(columns)
 
     def align(self, pool_ids: Iterable[Any]) -> Ranking:
         """The same scores in the order of `pool_ids`, with the ids as the pool writes them.
@@ -199,7 +210,14 @@ class Ranking:
 
     def _take(self, positions: NDArray[Any], ids: NDArray[Any]) -> Ranking:
         per_query = None if self.per_query is None else self.per_query[:, positions]
-        return replace(self, sample_ids=ids, scores=self.scores[positions], per_query=per_query)
+        confidence = None if self.confidence is None else self.confidence[positions]
+        return replace(
+            self,
+            sample_ids=ids,
+            scores=self.scores[positions],
+            per_query=per_query,
+            confidence=confidence,
+        )
 
     def save(self, path: str | os.PathLike[str], per_query: bool = False) -> None:
         """Write CSV `sample_id,score,rank`, best first; see `ranking_file.save`."""

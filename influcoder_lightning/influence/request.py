@@ -19,10 +19,16 @@ TextRow = Mapping[str, Any]
 
 
 class TextEncoder(Protocol):
-    """A text tower: rows with `prompt` and `response` to L2-normalised float32 [n, d]."""
+    """A text tower: rows with `prompt` and `response` to codes [n, d] float32."""
 
     def encode(self, rows: list[dict[str, Any]], /) -> NDArray[np.float32]:
-        """Codes of rows of text."""
+        """L2-normalised codes of rows of text."""
+        ...
+
+    def expect(
+        self, rows: list[dict[str, Any]], /
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Expected codes [n, d], shorter where unsure, and the confidence [n]."""
         ...
 
 

@@ -32,7 +32,10 @@ _TEXT_METHODS = ("encoder", "tfidf", "length", "random")
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``ranking.csv`` and ``ranking.png`` (and, with new queries, a store that has them)."""
+    """Write ``ranking.csv`` and ``ranking.png``.
+
+    With new queries also a store that has them; from text, ``confidence.csv`` of the scores.
+    """
     source = source_folder(cfg, "score")
     where = locate(source, "influence")
     valued = load_config(where.parent)
@@ -63,6 +66,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if known:
         fit_to_pool(ranking, pool, str(where))
     ranking.save(folder / RANKING)
+    if ranking.confidence is not None:
+        sure = ranking.to_frame()[["sample_id", "confidence"]]
+        sure.to_csv(folder / "confidence.csv", index=False)
     plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
     save_config(cfg, folder, pool=pool.fingerprint())
     log.info("ranked %d samples by %s: %s", len(ranking), cfg.rank.method, folder / RANKING)
