@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,3 +54,8 @@ def rank_text(
         query_ids=query_ids,
         metadata={"n_rows": len(row_ids), "n_queries": len(query_ids)},
     )
+
+
+def joined_text(row: Mapping[str, Any]) -> str:
+    """Prompt, newline, response: what the word-count baselines read."""
+    return f"{row['prompt']}\n{row['response']}"

@@ -9,9 +9,6 @@ retrieval".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +16,7 @@ from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
-from influcoder_lightning.influence.text_scores import rank_text
-
-
-def _text(row: Mapping[str, Any]) -> str:
-    return f"{row['prompt']}\n{row['response']}"
+from influcoder_lightning.influence.text_scores import joined_text, rank_text
 
 
 @register("tfidf")
@@ -37,8 +30,8 @@ def tfidf(request: Request, *, block_rows: int = 8192) -> Ranking:
 
     ids, rows = request.data_rows()
     query_ids, queries = request.query_rows()
-    texts = [_text(row) for row in rows]
-    asked = [_text(row) for row in queries]
+    texts = [joined_text(row) for row in rows]
+    asked = [joined_text(row) for row in queries]
     try:
         vectorizer = TfidfVectorizer(dtype=np.float32).fit([*texts, *asked])
     except ValueError as error:
