@@ -25,6 +25,9 @@ _BUILT_IN = {
     "length": "length",
     "random": "random",
     "tfidf": "tfidf",
+    "bm25": "bm25",
+    "rds": "rds",
+    "icp": "icp",
 }
 _METHODS: dict[str, Method] = {}
 

@@ -1,0 +1,162 @@
+"""icp: in-context probing, every sample valued as a one-shot demonstration for the queries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from influcoder_lightning.data.rows import Row
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune import device, load_adapter, load_base_model
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.influence.icp import check_score, icp_ranking
+from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.probing.choose_queries import choose_queries
+from influcoder_lightning.probing.prober import InContextProber
+from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.progress import bar
+from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
+from influcoder_lightning.report import Section, Text, plot_ranking, write_report
+
+log = logging.getLogger(__name__)
+BLOCK = 16  # demonstrations per file; what an interruption can cost
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Write ``ranking.csv``, ``icp.npz``, ``icp.json``, ``ranking.png`` and ``report.md``.
+
+    The same command in the same folder goes on where it stopped.
+    """
+    require(cfg, "data.query", "icp")
+    check_score(cfg.icp.score)
+    materials = Materials(cfg, "icp")
+    pool, query = materials.pool, materials.query
+    assert query is not None
+    chosen = list(range(len(query)))
+    if cfg.icp.n_queries is not None:
+        encoder = cfg.influence.text_encoder
+        n = int(cfg.icp.n_queries)
+        chosen = choose_queries(query.rows, n, seed=cfg.seed, text_encoder=encoder)
+        log.info("%d of %d queries chosen by k-means", len(chosen), len(query))
+    queries = [query.rows[i] for i in chosen]
+    model = load_base_model(cfg.model.name).to(device())
+    if cfg.model.adapter is not None:
+        model = load_adapter(model, cfg.model.adapter)
+    options = {key: cfg.icp[key] for key in ("template", "max_length", "batch_tokens")}
+    prober = InContextProber(model, materials.tokenizer, queries, **options)
+    begun = perf_counter()
+    zero_shot = prober.zero_shot()
+    one_shot, n_before = probe(prober, pool.rows, folder / "blocks", _settings(cfg, pool, queries))
+    seconds = perf_counter() - begun
+    ids = as_id_array(pool.ids)
+    query_ids = as_id_array([query.ids[i] for i in chosen])
+    with atomic_path(folder / "icp.npz") as part, part.open("wb") as file:
+        np.savez(
+            file,
+            zero_shot=zero_shot,
+            one_shot=one_shot,
+            sample_ids=np.array([str(i) for i in pool.ids]),
+            query_ids=np.array([str(i) for i in query_ids.tolist()]),
+        )
+    ranking = icp_ranking(ids, query_ids, zero_shot, one_shot, cfg.icp.score)
+    ranking.save(folder / RANKING)
+    plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
+    summary: dict[str, Any] = {
+        "n_samples": len(pool),
+        "n_queries": len(queries),
+        "score": cfg.icp.score,
+        "mean_share": float((one_shot > zero_shot).mean()),
+        "mean_gain": float((one_shot - zero_shot).mean()),
+        "cuts": asdict(prober.prompts.cuts),
+        "seconds": seconds,
+        "samples_measured_before": n_before,
+    }
+    with atomic_path(folder / "icp.json") as part:
+        part.write_text(json.dumps(summary, indent=1) + "\n")
+    save_config(cfg, folder, pool=pool.fingerprint())
+    write_report(folder / "report.md", _sections(materials, ranking, summary, folder))
+    log.info("ranked %d samples by icp: %s", len(ranking), folder / RANKING)
+
+
+def probe(
+    prober: InContextProber, rows: Sequence[Row], folder: Path, settings: dict[str, Any]
+) -> tuple[np.ndarray, int]:
+    """Log-likelihoods [N, M] of all rows; finished blocks are kept in ``folder`` and used again.
+
+    Raises:
+        ConfigError: the folder holds blocks of other settings.
+    """
+    path = folder / "settings.json"
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        changed = sorted(key for key in settings if earlier.get(key) != settings[key])
+        if changed:
+            raise ConfigError(
+                f"{folder} holds blocks of a run with another {', '.join(changed)}; choose another "
+                "hydra.run.dir, or delete that folder to start anew."
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as part:
+            part.write_text(json.dumps(settings))
+    done, before, begun = 0, 0, perf_counter()
+    blocks: list[np.ndarray] = []
+    with bar("probing", len(rows)) as show:
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            file = folder / f"{start:09d}.npy"
+            if file.is_file():
+                blocks.append(np.load(file, allow_pickle=False))
+                for row in block:  # so that cuts are counted as in one go
+                    prober.prompts.demonstration(row)
+                before += len(block)
+            else:
+                blocks.append(np.stack([prober.one_shot(row) for row in block]))
+                with atomic_path(file) as part, part.open("wb") as open_file:
+                    np.save(open_file, blocks[-1], allow_pickle=False)
+                done += len(block)
+                left = (perf_counter() - begun) / done * (len(rows) - start - len(block))
+                if (start // BLOCK) % 8 == 7:
+                    log.info("probed %d of %d (%.0f s left)", start + len(block), len(rows), left)
+            show(start + len(block))
+    return np.concatenate(blocks), before
+
+
+def _settings(cfg: DictConfig, pool: Any, queries: Sequence[Row]) -> dict[str, Any]:
+    """What the log-likelihoods depend on."""
+    texts = json.dumps([[row["prompt"], row["response"]] for row in queries])
+    return {
+        "model": plain(cfg.model) | {"template": None},
+        "template": cfg.icp.template,
+        "max_length": cfg.icp.max_length,
+        "pool": pool.fingerprint(),
+        "queries": hashlib.sha256(texts.encode("utf-8")).hexdigest(),
+    }
+
+
+def _sections(
+    materials: Materials, ranking: Any, summary: dict[str, Any], folder: Path
+) -> list[Section]:
+    cuts = summary["cuts"]
+    text = (
+        f"{summary['n_samples']:,} samples, each in front of {summary['n_queries']:,} queries. A "
+        f"demonstration helps {summary['mean_share']:.0%} of the time; the mean gain is "
+        f"{summary['mean_gain']:+.3f} nats per answer token. Cut to fit the context: "
+        f"{cuts['query_prompts']} query prompts, {cuts['demonstration_prompts']} prompts and "
+        f"{cuts['demonstration_responses']} responses of demonstrations."
+    )
+    return [
+        Section("In-context probing", [Text(text)]),
+        page.ranking_section(ranking, materials.pool),
+        page.files_section(folder),
+    ]
