@@ -17,7 +17,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-RECIPES = ("quickstart", "pipeline", "valuate", "select", "retrain", "compare", "score")
+RECIPES = (
+    "quickstart",
+    "pipeline",
+    "valuate",
+    "select",
+    "retrain",
+    "compare",
+    "score",
+    "fidelity",
+    "icp",
+    "agreement",
+)
 # Sections whose keys are the user's own.
 _OPEN = ("select.quota",)
 _OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")

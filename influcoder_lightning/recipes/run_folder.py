@@ -162,6 +162,12 @@ def absolute_paths(cfg: DictConfig) -> DictConfig:
         value = OmegaConf.select(cfg, key)
         if value is not None:
             OmegaConf.update(cfg, key, str(Path(value).expanduser().absolute()))
+    for key in ("a", "b"):  # files or lists of files
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_list(value):
+            OmegaConf.update(cfg, key, [str(Path(str(v)).expanduser().absolute()) for v in value])
+        elif value is not None:
+            OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
     for key in ("model.name", "influence.text_encoder"):  # a folder or a hub name
         value = OmegaConf.select(cfg, key)
         if value is not None and Path(value).is_dir():

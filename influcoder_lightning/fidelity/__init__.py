@@ -1,0 +1,1 @@
+"""How well do cheap scores order samples as exact gradients do? One study, every method in it."""

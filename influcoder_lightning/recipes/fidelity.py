@@ -1,0 +1,167 @@
+"""fidelity: which cheap score orders samples as exact gradients do, and what does each cost?"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.fidelity.splits import PARTS
+from influcoder_lightning.fidelity.table import merge_parts
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.recipes.fidelity_part import run_part
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.run_folder import plain, require, save_config
+from influcoder_lightning.report import Figure, Section, Text, write_report
+from influcoder_lightning.report.fidelity import (
+    fidelity_table,
+    plot_cascade,
+    plot_curve,
+    plot_quality_against_cost,
+)
+from influcoder_lightning.valuation import library_versions
+
+log = logging.getLogger(__name__)
+STATES = ("fresh", "warm")
+_COLUMNS = ("name", "kind", "adapter", "per_query", "aggregated", "ms_per_sample",
+            "bytes_per_sample", "n_fit", "seeds")  # fmt: skip
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """Write ``fidelity.json``, ``.csv``, figures and ``report.md``.
+
+    Each seed and state is kept in ``parts/`` when it is done; the same command in the same folder
+    goes on with the others. Returns the text tower's mean per-query disagreement, ``1 - rho``.
+    """
+    _check(cfg)
+    materials = Materials(cfg, "fidelity")
+    pool, query = materials.pool.rows, materials.query
+    assert query is not None
+    settings = _settings(cfg)
+    parts = []
+    for seed in cfg.seeds:
+        for state in cfg.fidelity.states:
+            path = folder / "parts" / f"seed_{seed}_{state}.json"
+            part = _finished(path, settings)
+            if part is None:
+                log.info("seed %d, %s adapter", seed, state)
+                work = folder / "work" / f"seed_{seed}_{state}"
+                result = run_part(materials, pool, query.rows, int(seed), state, work)
+                part = {"seed": int(seed), "state": state, "settings": settings, **result}
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(path) as unfinished:
+                    unfinished.write_text(json.dumps(part))
+            parts.append(part)
+    merged = merge_parts(parts)
+    result = merged | {"seeds": [int(seed) for seed in cfg.seeds], "settings": settings}
+    with atomic_path(folder / "fidelity.json") as unfinished:
+        unfinished.write_text(json.dumps(result | {"versions": library_versions()}, indent=1))
+    _write_csv(merged["rows"], folder / "fidelity.csv")
+    plot_quality_against_cost(merged["rows"], folder / "fidelity.png")
+    plot_curve(merged["curve"], folder / "curve.png")
+    plot_cascade(merged["cascade"], folder / "cascade.png")
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+    write_report(folder / "report.md", _sections(merged, cfg, folder))
+    state = cfg.fidelity.states[-1]
+    rho = next(
+        row["per_query"]
+        for row in merged["rows"]
+        if row["name"] == "text tower" and row["adapter"] == state
+    )
+    return 1 - float(rho)
+
+
+def _check(cfg: DictConfig) -> None:
+    for key in ("data.pool", "data.query"):
+        require(cfg, key, "fidelity")
+    states = list(cfg.fidelity.states)
+    if not states or len(set(states)) < len(states) or set(states) - set(STATES):
+        raise ConfigError(f"fidelity.states={states}: give fresh, warm or both, each once.")
+    if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
+        raise ConfigError(f"seeds={list(cfg.seeds)}: give at least one, each once.")
+    for name in ("n_pool", "n_query"):
+        for part in PARTS:
+            value = cfg.fidelity[name][part]
+            if not isinstance(value, int) or value < 3:
+                raise ConfigError(f"fidelity.{name}.{part}={value} must be at least 3.")
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """What the numbers of a part depend on."""
+    names = ("model", "data", "train", "lora", "influence", "fidelity")
+    settings = {name: plain(cfg[name]) for name in names}
+    del settings["fidelity"]["states"]
+    return settings
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        part: dict[str, Any] = json.loads(path.read_text())
+        same = part["settings"] == settings
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); delete it to measure anew.") from error
+    if not same:
+        raise ConfigError(
+            f"{path} was measured with other settings; choose another hydra.run.dir, or delete the "
+            "folder `parts` to measure anew."
+        )
+    log.info("%s: measured before", path.stem)
+    return part
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_COLUMNS, "per_query_spread", "aggregated_spread"])
+        for row in rows:
+            spread = row["spread"]
+            values = [row[column] for column in _COLUMNS]
+            writer.writerow([*values, spread["per_query"], spread["aggregated"]])
+
+
+def _sections(merged: dict[str, Any], cfg: DictConfig, folder: Path) -> list[Section]:
+    sizes = cfg.fidelity
+    intro = (
+        f"Spearman's rho with exact gradient cosines on {sizes.n_query.eval} held-out queries and "
+        f"{sizes.n_pool.eval} held-out samples; means and standard deviations over "
+        f"{len(cfg.seeds)} seeds (splits, LoRA, order, projections). Learned from up to "
+        f"{sizes.n_pool.fit} samples and {sizes.n_query.fit} queries that are none of them. Costs "
+        "are for a new sample, until it can be compared with a query."
+    )
+    sections = [Section("Fidelity to exact gradients", [Text(intro)])]
+    for state in cfg.fidelity.states:
+        table = fidelity_table(merged["rows"], state)
+        sections.append(Section(f"The table, {state} adapter", [table]))
+    figures = (
+        (
+            "Quality against cost",
+            "fidelity.png",
+            "Only methods that nothing cheaper beats are named.",
+        ),
+        ("How much there is to learn from", "curve.png", "Bars: one standard deviation."),
+        ("A cascade", "cascade.png", "Exact gradients for m samples, the text tower for the rest."),
+    )
+    for title, file, caption in figures:
+        sections.append(Section(title, [Figure(folder / file, caption)]))
+    lines = [
+        f"{line['half']} confident half, {line['adapter']} adapter: per query "
+        f"{line['per_query']:.3f}, aggregated {line['aggregated']:.3f} (stated confidence "
+        f"{line['stated']:.2f})"
+        for line in merged["confidence"]
+    ]
+    sections.append(Section("Confidence of the text tower", [Text(line) for line in lines]))
+    if merged["states_agree"] is not None:
+        agree = merged["states_agree"]
+        text = (
+            f"Exact scores of the fresh and the warm adapter agree at {agree['per_query']:.3f} per "
+            f"query and {agree['aggregated']:.3f} aggregated."
+        )
+        sections.append(Section("Fresh against warm", [Text(text)]))
+    return sections
