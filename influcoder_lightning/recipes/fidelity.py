@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     materials = Materials(cfg, "fidelity")
     pool, query = materials.pool.rows, materials.query
     assert query is not None
-    settings = _settings(cfg)
+    settings = _settings(cfg, materials)
     parts = []
     for seed in cfg.seeds:
         for state in cfg.fidelity.states:
@@ -57,6 +58,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
                 with atomic_path(path) as unfinished:
                     unfinished.write_text(json.dumps(part))
             parts.append(part)
+    shutil.rmtree(folder / "work", ignore_errors=True)
     merged = merge_parts(parts)
     result = merged | {"seeds": [int(seed) for seed in cfg.seeds], "settings": settings}
     with atomic_path(folder / "fidelity.json") as unfinished:
@@ -91,11 +93,16 @@ def _check(cfg: DictConfig) -> None:
                 raise ConfigError(f"fidelity.{name}.{part}={value} must be at least 3.")
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
+def _settings(cfg: DictConfig, materials: Materials) -> dict[str, Any]:
     """What the numbers of a part depend on."""
-    names = ("model", "data", "train", "lora", "influence", "fidelity")
-    settings = {name: plain(cfg[name]) for name in names}
-    del settings["fidelity"]["states"]
+    assert materials.query is not None
+    settings = {name: plain(cfg[name]) for name in ("model", "train", "lora", "influence")}
+    settings["fidelity"] = {k: v for k, v in plain(cfg.fidelity).items() if k != "states"}
+    settings["pool"] = materials.pool.fingerprint()
+    settings["query"] = materials.query.fingerprint()
+    for section, key in (("model", "name"), ("influence", "text_encoder")):
+        name = settings[section][key]
+        settings[section][key] = name and Path(name).name  # the same from another folder
     return settings
 
 
