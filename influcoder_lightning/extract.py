@@ -21,8 +21,9 @@ from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import ConfigError, DataError, StoreError
 from influcoder_lightning.projection import build_projector
+from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.store.reader import InfluenceStore
-from influcoder_lightning.store.writer import FeatureBlock, StoreWriter
+from influcoder_lightning.store.writer import StoreWriter
 from influcoder_lightning.valuation import END, Options, Valuation
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -201,8 +202,7 @@ def _append_takes(store: InfluenceStore, takes: list[tuple[int, int, RowBatch, i
                 "tower_version": version,
             }
             _warn_uncovered(tower.retained(rows.sketch, -1))
-            code = tower.encode(rows.sketch).half().numpy()
-            feature = FeatureBlock(code, rows.norm.float().numpy(), rows.sketch.numpy())
+            feature = encoded_block(tower, -1, rows, keep_sketches=True)
             writer.append("queries", rows.ids, columns, feature)
     finally:
         writer.close(complete=store.attributes["complete"], note=store.attributes["note"])
@@ -212,7 +212,8 @@ def _warn_uncovered(share: float) -> None:
     if share < 0.5:
         warnings.warn(
             f"the run's code space keeps {share:.0%} of the new queries' gradient energy (it was "
-            "learned without them): compare scores within a query, not between queries.",
+            "learned without them): compare scores within a query, not between queries, or rank by "
+            "method='projected_cosine', which knows how much is kept.",
             stacklevel=2,
         )
 

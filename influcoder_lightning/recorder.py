@@ -208,12 +208,7 @@ class Recorder:
         self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, Any]
     ) -> None:
         assert window.version is not None
-        code = self.tower.encode(rows.sketch, window.version)
-        feature = FeatureBlock(
-            code.half().numpy(),
-            rows.norm.float().numpy(),
-            rows.sketch.numpy() if self.keep_sketches else None,
-        )
+        feature = encoded_block(self.tower, window.version, rows, self.keep_sketches)
         shared = {
             "window": window.index,
             "n_tokens": rows.n_tokens.numpy(),
@@ -248,3 +243,16 @@ class Recorder:
 
 def _query_columns(n: int, *, at_end: bool) -> dict[str, Any]:
     return {"query": np.arange(n), "at_end": int(at_end)}
+
+
+def encoded_block(
+    tower: GradientTower, version: int, rows: RowBatch, keep_sketches: bool
+) -> FeatureBlock:
+    """Rows as the store keeps them, encoded by one version of the tower."""
+    projected = tower.project(rows.sketch, version)
+    return FeatureBlock(
+        functional.normalize(projected, dim=1).half().numpy(),
+        rows.norm.float().numpy(),
+        projected.norm(dim=1).numpy(),
+        rows.sketch.numpy() if keep_sketches else None,
+    )

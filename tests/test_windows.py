@@ -97,6 +97,24 @@ def test_codes_are_normalised_halves_and_norms_are_exact(tmp_path):
     )
 
 
+def test_lengths_are_what_the_code_space_holds(tmp_path):
+    """Codes times lengths are the projections, and come closer to the exact cosines."""
+    store, _ = fit(tmp_path, code_dim=6)
+    records = store.records()
+    assert records.code_length.between(0, 1.001).all()
+    exact = cosine(store.sketches(), store.query_sketches(window=0))
+    by_code = cosine(store.codes(), store.query_codes(window=0))
+    lengths = store.query_records(window=0).code_length.to_numpy()
+    by_projection = by_code * records.code_length.to_numpy()[:, None] * lengths
+    basis = store.gradient_tower(0).versions[-1].numpy()
+    unit, asked = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (store.sketches(), store.query_sketches(window=0))
+    )
+    np.testing.assert_allclose(by_projection, (unit @ basis.T) @ (asked @ basis.T).T, atol=2e-3)
+    assert np.abs(by_projection - exact).mean() < np.abs(by_code - exact).mean()
+
+
 def test_one_frozen_tower_version_per_window(tmp_path, monkeypatch):
     monkeypatch.setattr(cotraining, "FIT_ROWS", 8)
     monkeypatch.setattr(cotraining, "RELEARN_GAIN", -1.0)  # a new version wherever one may start

@@ -18,6 +18,7 @@ _M = TypeVar("_M", bound=Method)
 
 _BUILT_IN = {
     "cosine": "cosine",
+    "projected_cosine": "projected_cosine",
     "tracin": "tracin",
     "self": "self_influence",
     "encoder": "encoder",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -144,11 +145,14 @@ def _scatter(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     for row in sorted(shown, key=lambda row: (row[key], -row["per_query"])):
         if not best or row["per_query"] > best[-1]["per_query"]:
             best.append(row)
+    middle = np.sqrt(min(row[key] for row in shown) * max(row[key] for row in shown))
     for row in best:
+        right = row[key] > middle  # names grow towards the middle of the figure
         axes.annotate(
-            label(row["name"], 34),
+            label(row["name"], 44),
             (row[key], row["per_query"]),
-            xytext=(4, -10),
+            xytext=(-6 if right else 6, -3),
+            ha="right" if right else "left",
             textcoords="offset points",
             fontsize=7,
             color=INK,

@@ -96,7 +96,8 @@ class InfluenceStore:
 
     def records(self) -> pd.DataFrame:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
-        token], learning_rate, tower_version, grad_norm (of the sample's own mean loss)."""
+        token], learning_rate, tower_version, grad_norm (of the sample's own mean loss), code_length
+        (how much of the unit sketch the code space holds; stores of the first release lack it)."""
         return self._table("rows", schema.ROW_COLUMNS)
 
     def codes(self, rows: slice | None = None) -> np.ndarray:
@@ -217,8 +218,11 @@ class InfluenceStore:
         with self._open() as file:
             group = file[name]
             values = {column: group[column][:] for column in columns}
-            norm = group[f"features/{schema.GRADIENT}/norm"][:]
-        return pd.DataFrame({"sample_id": self._ids(name), **values, "grad_norm": norm})
+            feature = group[f"features/{schema.GRADIENT}"]
+            values["grad_norm"] = feature["norm"][:]
+            if "length" in feature:
+                values["code_length"] = feature["length"][:]
+        return pd.DataFrame({"sample_id": self._ids(name), **values})
 
     def _ids(self, table: str) -> np.ndarray:
         with self._open() as file:

@@ -8,7 +8,8 @@
     /windows              one entry per window, see WINDOW_COLUMNS
     /rows                 one entry per sample at a captured step, see ROW_COLUMNS
     /rows/sample_id       int64, or variable-length UTF-8 where an id is text
-    /rows/features/NAME   code [N, d] float16, norm [N] float32, optionally sketch [N, D] float32
+    /rows/features/NAME   code [N, d] float16, norm [N] float32, length [N] float32 (of the unit
+                          sketch in the code space), optionally sketch [N, D] float32
     /queries              one entry per query and take, see QUERY_COLUMNS; features as for rows
     /query_text           JSON {"prompt", "response"} of each query, where known
 

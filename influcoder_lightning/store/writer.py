@@ -18,10 +18,11 @@ from influcoder_lightning.store import schema
 
 @dataclass
 class FeatureBlock:
-    """One named feature of n rows: code [n, d], norm [n], and sketch [n, D] or None."""
+    """One named feature of n rows: code [n, d], norm [n], length [n], and sketch [n, D] or None."""
 
     code: np.ndarray
     norm: np.ndarray
+    length: np.ndarray
     sketch: np.ndarray | None = None
 
 
@@ -66,6 +67,7 @@ class StoreWriter:
             feature = group.create_group(f"features/{schema.GRADIENT}")
             schema.create_column(feature, "code", "f2", (code_dim,))
             schema.create_column(feature, "norm", "f4")
+            schema.create_column(feature, "length", "f4")
             if keep_sketches:
                 schema.create_column(feature, "sketch", "f4", (sketch_dim,))
         schema.create_table(file, "windows", schema.WINDOW_COLUMNS)
@@ -103,6 +105,8 @@ class StoreWriter:
         target = group[f"features/{schema.GRADIENT}"]
         schema.append(target["code"], feature.code)
         schema.append(target["norm"], feature.norm)
+        if "length" in target:  # stores of the first release have none
+            schema.append(target["length"], feature.length)
         if "sketch" in target:
             assert feature.sketch is not None
             schema.append(target["sketch"], feature.sketch)

@@ -58,6 +58,7 @@ class FakeStore:
                 "n_tokens": rng.integers(1, 50, size=n_rows),
                 "loss": rng.uniform(0.1, 5, size=n_rows),
                 "grad_norm": rng.uniform(0.1, 4, size=n_rows),
+                "code_length": rng.uniform(0.1, 1, size=n_rows),
                 "learning_rate": rng.uniform(1e-4, 1e-3, size=n_rows),
                 "tower_version": 0,
             }
@@ -82,7 +83,8 @@ class FakeStore:
 
     def query_records(self, window=None, end=False):
         norms = self._query_norms[-1 if window is None else window]
-        return pd.DataFrame({"sample_id": self.query_ids, "window": window, "grad_norm": norms})
+        columns = {"window": window, "grad_norm": norms, "code_length": norms / 4}
+        return pd.DataFrame({"sample_id": self.query_ids, **columns})
 
     def query_texts(self):
         return self.texts

@@ -109,6 +109,26 @@ def test_tracin_sums_learning_rate_times_dot_product(block_rows):
     np.testing.assert_allclose(ranking.scores, expected.mean(axis=0), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("block_rows", [4, 8192])
+def test_projected_cosine_multiplies_cosines_by_both_lengths(block_rows):
+    store = FakeStore()
+    expected = oracle(
+        store,
+        lambda r, w, q: (
+            store.records()["code_length"][r]
+            * store._query_norms[w][q]
+            / 4
+            * cosine_64(store._codes[r], store._query_codes[w][q])
+        ),
+        mean=True,
+    )
+    ranking = rank(store, "projected_cosine", block_rows=block_rows)
+    np.testing.assert_allclose(ranking.per_query, expected, rtol=1e-4, atol=1e-8)
+    del store._records["code_length"]
+    with pytest.raises(RankingError, match="value again, or use 'cosine'"):
+        rank(store, "projected_cosine")
+
+
 def test_tracin_of_chosen_queries_takes_their_norms():
     store = FakeStore()
     full = rank(store, "tracin").per_query
@@ -347,7 +367,8 @@ def test_unknown_methods_and_options_list_the_known():
 
 
 def test_every_method_is_available():
-    built_in = {"cosine", "tracin", "self", "loss", "length", "random", "tfidf", "encoder"}
+    built_in = {"cosine", "projected_cosine", "tracin", "self", "loss", "length", "random"}
+    built_in |= {"tfidf", "bm25", "rds", "encoder", "icp"}
     assert built_in <= set(available_methods())
 
 

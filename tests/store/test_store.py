@@ -32,7 +32,7 @@ def small_store(folder, ids=(3, 1, 2), overwrite=False):
         "learning_rate": 1.0,
         "tower_version": 0,
     }
-    block = FeatureBlock(np.eye(n, 4, dtype=np.float16), np.ones(n, dtype=np.float32))
+    block = FeatureBlock(np.eye(n, 4, dtype="f2"), np.ones(n, "f4"), np.ones(n, "f4"))
     writer.append("rows", list(ids), columns, block)
     writer.close(complete=True)
     return folder
@@ -50,7 +50,7 @@ def test_ids_come_back_as_they_were(tmp_path, ids):
 def test_mixed_ids_are_refused(tmp_path):
     small_store(tmp_path / "s", (2,))
     writer = StoreWriter.reopen(tmp_path / "s" / "influence.h5")
-    block = FeatureBlock(np.zeros((2, 4), "f2"), np.ones(2, "f4"))
+    block = FeatureBlock(np.zeros((2, 4), "f2"), np.ones(2, "f4"), np.ones(2, "f4"))
     with pytest.raises(DataError, match="mix integers and text"):
         writer.append("rows", (1, "b"), {}, block)
     writer.close(complete=True)
@@ -151,7 +151,7 @@ def test_bytes_per_row_stay_small(tmp_path):
     columns = dict.fromkeys(
         ("window", "epoch", "step", "n_tokens", "loss", "learning_rate", "tower_version"), 1
     )
-    block = FeatureBlock(np.zeros((n, 512), "f2"), np.ones(n, "f4"))
+    block = FeatureBlock(np.zeros((n, 512), "f2"), np.ones(n, "f4"), np.ones(n, "f4"))
     writer.append("rows", list(range(n)), columns, block)
     writer.close(complete=True)
     assert (tmp_path / "influence.h5").stat().st_size / n < 1024 + 64 + 32
