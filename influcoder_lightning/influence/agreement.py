@@ -19,23 +19,27 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Pair:
-    """Scores of the samples that two rankings share.
+    """Two rankings of the samples that both have scored.
 
     Attributes:
         ids: n ids as text.
-        a: [n] float64.
-        b: [n] float64.
+        a: scores [n] float64.
+        b: scores [n] float64.
+        order_a: positions [n] from best to worst by a; ties as a's own ranking breaks them.
+        order_b: likewise by b.
         left_out: how many samples were left out, and why.
     """
 
     ids: list[str]
     a: NDArray[np.float64]
     b: NDArray[np.float64]
+    order_a: NDArray[np.int64]
+    order_b: NDArray[np.int64]
     left_out: dict[str, int]
 
 
 def pair(a: Ranking, b: Ranking, only_common: bool = False) -> Pair:
-    """Line two rankings up by id; samples without a finite score in both are left out.
+    """Line two rankings up by id; samples without a finite score on both sides are left out.
 
     Args:
         a: one ranking.
@@ -43,41 +47,31 @@ def pair(a: Ranking, b: Ranking, only_common: bool = False) -> Pair:
         only_common: leave out samples that only one of them has, instead of refusing.
 
     Raises:
-        RankingError: samples that only one of them has, or fewer than three in common.
+        RankingError: samples that only one of them has, or fewer than three scored in both.
     """
     keys_a, keys_b = id_keys(a.sample_ids), id_keys(b.sample_ids)
-    place_b = {key: i for i, key in enumerate(keys_b)}
-    common = [(i, place_b[key]) for i, key in enumerate(keys_a) if key in place_b]
-    missing = {
-        "only in a": len(keys_a) - len(common),
-        "only in b": len(keys_b) - len(common),
-    }
-    if not only_common and any(missing.values()):
-        known = set(keys_a)
-        lonely = [key for key in keys_a if key not in place_b]
-        lonely += [key for key in keys_b if key not in known]
-        turned = ""
-        if not common or {len(keys_a), len(keys_b)} != {len(common)}:
-            turned = " (a matrix must be queries x samples; transpose it if it is the other way)"
-        raise RankingError(
-            f"a ranks {len(keys_a)} samples and b {len(keys_b)}, of which {len(common)} are the "
-            f"same; for instance {first_few(lonely)}{turned}. agreement.only_common=true compares "
-            "what both have"
-        )
-    left, right = (
-        (np.array(side, dtype=np.int64) for side in zip(*common, strict=True))
-        if (common)
-        else (np.empty(0, np.int64), np.empty(0, np.int64))
-    )
-    scores_a, scores_b = a.scores[left], b.scores[right]
-    finite = np.isfinite(scores_a) & np.isfinite(scores_b)
+    place_b = {key: place for place, key in enumerate(keys_b)}
+    at_a = np.array([i for i, key in enumerate(keys_a) if key in place_b], dtype=np.int64)
+    at_b = np.array([place_b[key] for key in keys_a if key in place_b], dtype=np.int64)
+    only = {"only in a": len(keys_a) - len(at_a), "only in b": len(keys_b) - len(at_a)}
+    if turned := _turned(a, b) or _turned(b, a):
+        raise RankingError(turned)
+    if any(only.values()) and not (only_common and len(at_a)):
+        raise RankingError(_difference(a, b, len(at_a)))
+    finite = np.isfinite(a.scores[at_a]) & np.isfinite(b.scores[at_b])
     if finite.sum() < 3:
         raise RankingError(
-            f"the rankings have {int(finite.sum())} scored samples in common; three are needed"
+            f"{int(finite.sum())} samples have a finite score in both rankings; three are needed"
         )
-    ids = [keys_a[i] for i, keep in zip(left, finite, strict=True) if keep]
-    missing["without a finite score"] = int((~finite).sum())
-    return Pair(ids, scores_a[finite], scores_b[finite], missing)
+    at_a, at_b = at_a[finite], at_b[finite]
+    return Pair(
+        [keys_a[i] for i in at_a],
+        a.scores[at_a],
+        b.scores[at_b],
+        np.argsort(a.ranks[at_a]),
+        np.argsort(b.ranks[at_b]),
+        only | {"without a finite score": int((~finite).sum())},
+    )
 
 
 def agreement(scores: Pair, ks: Sequence[int] = ()) -> dict[str, Any]:
@@ -88,49 +82,83 @@ def agreement(scores: Pair, ks: Sequence[int] = ()) -> dict[str, Any]:
         ks: sizes of the top and bottom to compare; default: 1, 5, 10 and 25 % of the samples.
 
     Returns:
-        ``n``; ``spearman`` and ``kendall`` (tau-b; null where one side is constant); ``overlap``
-        {k: share of a's k best that are among b's k best} and ``bottom_overlap``; ``left_out``;
-        where scores of ``a`` (else of ``b``) lie in [0, 1], ``binned_by`` and ``bins``: the n
-        samples of the bin against the other ranking's top n (``<= 0.5``: its bottom n), as in
-        arXiv 2407.12259. Ties are broken by position.
+        ``n``; ``spearman`` and ``kendall`` (tau-b; None where one side is constant); ``overlap``
+        {k: share of a's k best that are among b's k best} and ``bottom_overlap``, likewise;
+        ``distinct_scores`` and ``left_out``; where all scores of ``a`` (else of ``b``) lie in
+        [0, 1], ``binned_by`` and ``bins``: the n samples of the bin against the other ranking's
+        top n (``<= 0.5``: its bottom n), as in arXiv 2407.12259; an empty bin has overlap None.
 
     Raises:
         RankingError: a k that does not fit.
     """
     n = len(scores.ids)
-    sizes = list(ks) or sorted({max(1, round(share * n)) for share in (0.01, 0.05, 0.1, 0.25)})
+    sizes = sorted(set(ks)) or sorted({max(1, round(s * n)) for s in (0.01, 0.05, 0.1, 0.25)})
     for k in sizes:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
-            raise RankingError(f"agreement.ks: {k!r} does not fit {n} samples; give 1 to {n}")
-    order = [np.argsort(-side, kind="stable") for side in (scores.a, scores.b)]
+            raise RankingError(f"k={k!r} does not fit {n} samples; give whole numbers from 1 to n")
+    sides = {"a": scores.a, "b": scores.b}
+    orders = {"a": scores.order_a, "b": scores.order_b}
+    defined = all(np.ptp(side) > 0 for side in sides.values())
+    rho = float(scipy.stats.spearmanr(scores.a, scores.b).statistic) if defined else None
+    tau = float(scipy.stats.kendalltau(scores.a, scores.b).statistic) if defined else None
     result: dict[str, Any] = {
         "n": n,
-        "spearman": _number(scipy.stats.spearmanr(scores.a, scores.b).statistic),
-        "kendall": _number(scipy.stats.kendalltau(scores.a, scores.b).statistic),
-        "overlap": {str(k): _share(order[0][:k], order[1][:k]) for k in sizes},
-        "bottom_overlap": {str(k): _share(order[0][-k:], order[1][-k:]) for k in sizes},
+        "spearman": rho,
+        "kendall": tau,
+        "overlap": {str(k): _shared(orders["a"][:k], orders["b"][:k]) for k in sizes},
+        "bottom_overlap": {str(k): _shared(orders["a"][-k:], orders["b"][-k:]) for k in sizes},
+        "distinct_scores": {name: len(np.unique(side)) for name, side in sides.items()},
         "left_out": scores.left_out,
     }
-    for name, binned, other in (("a", scores.a, order[1]), ("b", scores.b, order[0])):
-        if binned.min() >= 0 and binned.max() <= 1:
-            return result | {"binned_by": name, "bins": _bins(binned, other)}
+    for name, other in (("a", "b"), ("b", "a")):
+        if sides[name].min() >= 0 and sides[name].max() <= 1:
+            return result | {"binned_by": name, "bins": _bins(sides[name], orders[other])}
     return result
 
 
-def _bins(scores: NDArray[np.float64], other: NDArray[np.int64]) -> dict[str, Any]:
-    members = {f"> {low}": np.flatnonzero(scores > low) for low in THRESHOLDS}
-    members["<= 0.5"] = np.flatnonzero(scores <= 0.5)
+def _bins(scores: NDArray[np.float64], order: NDArray[np.int64]) -> dict[str, Any]:
+    # A share of 0.6 is not above 0.6, also where it was stored as float32.
+    shares = np.round(scores, 6)
     bins = {}
-    for name, chosen in members.items():
-        n = len(chosen)
-        end = other[len(other) - n :] if name == "<= 0.5" else other[:n]
-        bins[name] = {"n": n, "overlap": _share(chosen, end) if n else None}
+    for name, members in {
+        **{f"> {low}": np.flatnonzero(shares > low) for low in THRESHOLDS},
+        "<= 0.5": np.flatnonzero(shares <= 0.5),
+    }.items():
+        n = len(members)
+        end = order[len(order) - n :] if name == "<= 0.5" else order[:n]
+        bins[name] = {"n": n, "overlap": _shared(members, end) if n else None}
     return bins
 
 
-def _share(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     return len(np.intersect1d(a, b)) / len(a)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _turned(side: Ranking, other: Ranking) -> str:
+    """The error about a matrix of samples x queries; empty if it is none."""
+    if side.metadata.get("query_rows") != len(other) or len(side) == len(other):
+        return ""
+    return (
+        f"{side.metadata['path']} has {len(other)} rows and {len(side)} columns, and the other "
+        f"side {len(other)} samples: it seems to be samples x queries. Transpose it; matrices are "
+        "queries x samples"
+    )
+
+
+def _difference(a: Ranking, b: Ranking, n_common: int) -> str:
+    """The error about samples that only one side has, and the way out."""
+    in_a, in_b = (set(id_keys(side.sample_ids)) for side in (a, b))
+    alone = [
+        f"{len(keys)} only in {name} {first_few(sorted(keys))}"
+        for name, keys in (("a", in_a - in_b), ("b", in_b - in_a))
+        if keys
+    ]
+    way_out = "agreement.only_common=true compares the samples that both have"
+    if not n_common:
+        way_out = "they rank different samples"
+        if bool(a.metadata.get("positional")) != bool(b.metadata.get("positional")):
+            way_out = "scores without ids fit the ids 0 to N - 1 only; save them as {id: score}"
+    return (
+        f"a ranks {len(a)} samples and b {len(b)}, of which {n_common} are the same: "
+        f"{', '.join(alone)}; {way_out}"
+    )

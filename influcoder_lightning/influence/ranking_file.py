@@ -19,6 +19,8 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.influence.ranking import Ranking
 
+_MISSING = ("", "nan", "inf", "-inf")
+
 
 def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False) -> None:
     """Write `path` as CSV, best sample first; with `per_query` also `<stem>.per_query.npz`.
@@ -59,18 +61,21 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
         ) from error
 
 
-def load(path: str | os.PathLike[str], per_query: bool = False) -> Ranking:
+def load(
+    path: str | os.PathLike[str], per_query: bool = False, allow_missing: bool = False
+) -> Ranking:
     """Read a ranking; ids that are all canonical integers become int64, else str.
 
     Columns `sample_id` and `score` are needed. Where `rank` is given it must agree with the
-    scores and settles ties; the samples then come in its order.
+    scores and settles ties; the samples then come in its order. With `allow_missing` a score may
+    be empty, NaN or infinite (from elsewhere: `save` writes none), and empty is read as NaN.
 
     Raises:
         RankingError: names the file, and where it applies the line: no such file, missing columns,
             repeated ids, a score that is not a finite number, ranks that contradict the scores.
     """
     path = Path(path)
-    keys, scores, ranks, lines = _read(path)
+    keys, scores, ranks, lines = _read(path, allow_missing)
     if not keys:
         raise RankingError(f"{path}: no samples below the header; was the ranking written fully?")
     if again := repeated(keys):
@@ -108,7 +113,9 @@ def _quoted(key: str) -> str:
     return key
 
 
-def _read(path: Path) -> tuple[list[str], list[float], list[int] | None, list[int]]:
+def _read(
+    path: Path, allow_missing: bool
+) -> tuple[list[str], list[float], list[int] | None, list[int]]:
     """Ids, scores, ranks (None without that column) and line numbers of a CSV."""
     keys: list[str] = []
     scores: list[float] = []
@@ -138,7 +145,7 @@ def _read(path: Path) -> tuple[list[str], list[float], list[int] | None, list[in
                         "was the file cut off?"
                     )
                 keys.append(fields[id_column])
-                scores.append(_number(fields[score_column], where))
+                scores.append(_number(fields[score_column], where, allow_missing))
                 lines.append(reader.line_num)
                 if rank_column is not None:
                     ranks.append(_whole(fields[rank_column], where))
@@ -152,7 +159,9 @@ def _read(path: Path) -> tuple[list[str], list[float], list[int] | None, list[in
     return keys, scores, ranks if rank_column is not None else None, lines
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str, where: str, allow_missing: bool) -> float:
+    if allow_missing and text.strip().lower() in _MISSING:
+        return float(text) if text.strip() else math.nan
     try:
         # float() takes the underscores of Python literals; no score file means them.
         value = float(text) if "_" not in text else math.nan

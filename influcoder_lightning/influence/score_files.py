@@ -1,19 +1,23 @@
 """Scores from anywhere: our rankings, tables, JSON, and arrays of scores or query x sample scores.
 
-| suffix | content |
+| path | content |
 |---|---|
 | folder | a run folder with ``ranking.csv`` |
 | .csv, .parquet | columns ``sample_id`` and ``score`` |
-| .json | ``{id: score}`` or ``{id: [score, ...]}``, averaged |
+| .json | ``{id: score}`` or ``{id: [score, ...]}``, averaged; or a list, read like an array |
 | .npy, .pt | vector [N], or matrix [M, N] of queries x samples, averaged over queries; positional |
 
-Nothing in a file is executed: no pickle in .npy, ``weights_only=True`` for .pt.
+Positional scores have the ids 0 to N - 1. A sample without a score (NaN, null, an empty cell, or
+one of these among the scores that are averaged) gets NaN. Nothing in a file is executed: no pickle
+in .npy, ``weights_only=True`` for .pt.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +25,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import id_keys, parse_ids
+from influcoder_lightning.influence import ranking_file
+from influcoder_lightning.influence.ids import as_id_array, id_keys, parse_ids
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.ranking_file import load as load_ranking
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one file holds.
+
+    Attributes:
+        scores: [n] float64, NaN where there is none.
+        keys: n ids as text; None: positional.
+        n_rows: rows of a matrix of queries x samples; None: the file was no matrix.
+    """
+
+    scores: NDArray[np.float64]
+    keys: list[str] | None = None
+    n_rows: int | None = None
 
 
 def load_scores(paths: str | Path | Sequence[str | Path]) -> Ranking:
-    """Scores of one file, or of several shards joined in the order given.
+    """Scores of one file, or of several shards of samples joined in the order given.
 
-    Positional shards continue each other's numbering, so that ids are 0 to N - 1.
+    The metadata say where they come from, whether they are positional, and of how many query rows
+    a matrix had (shards: their sum).
 
     Raises:
         RankingError: a file that is missing, damaged, of an unknown kind or not numeric; shards
             that share ids or mix positions with ids.
     """
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not files:
-        raise RankingError("no score file was given")
-    shards = [_load(Path(file)) for file in files]
-    positional = [isinstance(shard, np.ndarray) for shard in shards]
+        raise RankingError("no score file was given; name one, or a list of shards: [x,y]")
+    shards = [_load(file) for file in files]
     source = ", ".join(map(str, files))
-    if all(positional):
-        scores = np.concatenate([shard for shard in shards if isinstance(shard, np.ndarray)])
-        return Ranking(np.arange(len(scores)), scores, method="file", metadata={"path": source})
-    if any(positional):
+    positional = {shard.keys is None for shard in shards}
+    if len(positional) > 1:
         raise RankingError(f"{source}: some shards go by position and others by id; give one kind")
-    named = [shard for shard in shards if isinstance(shard, Ranking)]
-    if len(named) == 1:
-        return named[0]
-    keys = [key for shard in named for key in id_keys(shard.sample_ids)]
-    scores = np.concatenate([shard.scores for shard in named])
-    return Ranking(parse_ids(keys), scores, method="file", metadata={"path": source})
+    scores = np.concatenate([shard.scores for shard in shards])
+    keys = [key for shard in shards for key in shard.keys or ()]
+    n_rows = [shard.n_rows for shard in shards if shard.n_rows is not None]
+    metadata = {
+        "path": source,
+        "positional": positional.pop(),
+        "query_rows": sum(n_rows) if n_rows else None,
+    }
+    try:
+        ids = np.arange(len(scores)) if metadata["positional"] else parse_ids(keys)
+        return Ranking(ids, scores, method="file", metadata=metadata)
+    except RankingError as error:
+        raise RankingError(f"{source}: {error}") from error
 
 
-def _load(path: Path) -> Ranking | NDArray[np.float64]:
+def _load(path: Path) -> Shard:
     if path.is_dir():
+        if not (path / "ranking.csv").is_file():
+            raise RankingError(f"{path}: no ranking.csv in this folder; name a score file or a run")
         path = path / "ranking.csv"
     if not path.is_file():
         raise RankingError(f"{path}: no such file")
-    if path.suffix not in _READERS:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
         raise RankingError(
             f"{path}: unknown kind of score file; known are {', '.join(sorted(_READERS))}, and run "
             "folders with a ranking.csv"
         )
-    return _READERS[path.suffix](path)
+    return reader(path)
 
 
-def _parquet(path: Path) -> Ranking:
+def _csv(path: Path) -> Shard:
+    ranking = ranking_file.load(path, allow_missing=True)
+    return Shard(ranking.scores, id_keys(ranking.sample_ids))
+
+
+def _parquet(path: Path) -> Shard:
     import pandas as pd
 
     try:
@@ -75,65 +107,96 @@ def _parquet(path: Path) -> Ranking:
     except ImportError as error:
         raise RankingError(f"{path}: reading Parquet needs `pip install pyarrow`") from error
     except Exception as error:
-        raise RankingError(f"{path} cannot be read as Parquet: {error}") from error
+        raise RankingError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
     if missing := {"sample_id", "score"} - set(frame.columns):
         raise RankingError(f"{path} has no column {', '.join(sorted(missing))}")
-    scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(np.float64)
-    return _named(path, [str(name) for name in frame["sample_id"]], scores)
-
-
-def _json(path: Path) -> Ranking:
+    if not pd.api.types.is_numeric_dtype(frame["score"]):
+        raise RankingError(f"{path}: column score is {frame['score'].dtype}; expected numbers")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise RankingError(f"{path} cannot be read as JSON: {error}") from error
+        keys = id_keys(as_id_array(frame["sample_id"]))
+    except RankingError as error:
+        raise RankingError(f"{path}: {error}") from error
+    return Shard(frame["score"].to_numpy(np.float64, na_value=np.nan), keys)
+
+
+def _json(path: Path) -> Shard:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_no_repeats)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RankingError(f"{path} cannot be read as JSON: {_reason(error)}") from error
+    if isinstance(content, list) and content:
+        rows = content if isinstance(content[0], list) else [content]
+        numbers = [_numbers(path, f"row {i}", row) for i, row in enumerate(rows)]
+        if len({len(row) for row in numbers}) > 1:
+            raise RankingError(f"{path}: rows of different lengths are no matrix")
+        return _averaged(path, np.array(numbers if rows is content else numbers[0]))
     if not isinstance(content, dict) or not content:
         raise RankingError(f"{path}: expected {{id: score}} or {{id: [score, ...]}}")
-    scores = []
-    for key, value in content.items():
-        values = value if isinstance(value, list) else [value]
-        if not values or not all(_is_number(v) for v in values):
-            raise RankingError(f"{path}: {key!r} has {value!r:.60}; expected a number or numbers")
-        scores.append(float(np.mean(values)))
-    return _named(path, list(content), np.array(scores))
+    scores = [
+        math.fsum(numbers) / len(numbers)
+        for numbers in (_numbers(path, repr(key), value) for key, value in content.items())
+    ]
+    return Shard(np.array(scores), list(content))
 
 
-def _npy(path: Path) -> NDArray[np.float64]:
+def _numbers(path: Path, name: str, value: Any) -> list[float]:
+    """One number or a list of numbers; null is NaN, and so is a list with infinities."""
+    values = value if isinstance(value, list) else [value]
     try:
-        return _averaged(path, np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
-        raise RankingError(f"{path} cannot be read as an array of numbers: {error}") from error
+        if values and all(v is None or type(v) in (int, float) for v in values):
+            numbers = [math.nan if v is None else float(v) for v in values]
+            # fsum refuses infinities of both signs; neither kind of mean is a score.
+            return numbers if all(map(math.isfinite, numbers)) else [math.nan] * len(numbers)
+    except OverflowError:
+        pass
+    raise RankingError(f"{path}: {name:.60} has {value!r:.60}; expected a number or numbers")
 
 
-def _pt(path: Path) -> NDArray[np.float64]:
+def _npy(path: Path) -> Shard:
+    try:
+        # Mapped: a header that claims more than the file holds is refused before memory is taken,
+        # and so are objects, which would need pickle.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header may raise anything
+        raise RankingError(f"{path} cannot be read as an array: {_reason(error)}") from error
+    return _averaged(path, array)
+
+
+def _pt(path: Path) -> Shard:
     import torch
 
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RankingError(f"{path} cannot be read as a plain tensor: {reason}") from error
+        raise RankingError(
+            f"{path} cannot be read as a plain tensor, and nothing else is loaded: {_reason(error)}"
+        ) from error
     if not isinstance(tensor, torch.Tensor):
-        raise RankingError(f"{path} holds a {type(tensor).__name__}; expected one tensor of scores")
-    return _averaged(path, tensor.detach().to_dense().double().numpy())
+        raise RankingError(
+            f"{path} holds a {type(tensor).__name__}; save one tensor of scores with torch.save"
+        )
+    plain = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta)
+    # A view that repeats its storage could ask for any amount of memory.
+    if plain and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise RankingError(f"{path}: the tensor is an expanded view; save it after .contiguous()")
+    if not plain or tensor.is_complex():
+        raise RankingError(
+            f"{path}: expected a dense tensor of real numbers, not {tensor.layout}, {tensor.dtype}"
+        )
+    return _averaged(path, tensor.detach().double().numpy())
 
 
-def _averaged(path: Path, array: NDArray[Any]) -> NDArray[np.float64]:
+def _averaged(path: Path, array: NDArray[Any]) -> Shard:
     if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or not array.size:
         raise RankingError(
             f"{path} holds {array.dtype} of shape {array.shape}; expected scores [N], or queries x "
             "samples [M, N]"
         )
     if array.ndim == 1:
-        return array.astype(np.float64)
-    return np.asarray(array.mean(axis=0, dtype=np.float64))
-
-
-def _named(path: Path, keys: list[str], scores: NDArray[np.float64]) -> Ranking:
-    try:
-        return Ranking(parse_ids(keys), scores, method="file", metadata={"path": str(path)})
-    except RankingError as error:
-        raise RankingError(f"{path}: {error}") from error
+        return Shard(array.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return Shard(np.asarray(array.mean(axis=0, dtype=np.float64)), n_rows=len(array))
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,12 +206,13 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-_READERS: dict[str, Callable[[Path], Ranking | NDArray[np.float64]]] = {
-    ".csv": load_ranking,
+_READERS: dict[str, Callable[[Path], Shard]] = {
+    ".csv": _csv,
     ".json": _json,
     ".npy": _npy,
     ".parquet": _parquet,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.agreement import agreement, pair
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes.run_folder import plain, require, save_config
-from influcoder_lightning.report import Figure, Section, Table, Text, write_report
+from influcoder_lightning.report import Code, Figure, Files, Section, Table, Text, write_report
 from influcoder_lightning.report.agreement import plot_agreement
 
 log = logging.getLogger(__name__)
@@ -21,12 +24,14 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Write ``agreement.json``, ``agreement.png`` and ``report.md``."""
-    names = [_name(require(cfg, key, "agreement")) for key in ("a", "b")]
-    a, b = (load_scores(plain(cfg[x]) if OmegaConf.is_list(cfg[x]) else cfg[x]) for x in "ab")
-    scores = pair(a, b, bool(cfg.agreement.only_common))
-    result = agreement(scores, list(cfg.agreement.ks or ()))
+    files = [_files(require(cfg, key, "agreement")) for key in ("a", "b")]
+    ks, only_common = _options(cfg)
+    a, b = (load_scores(paths) for paths in files)
+    scores = pair(a, b, only_common)
+    result = agreement(scores, ks)
     with atomic_path(folder / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=1) + "\n")
+    names = [_name(paths) for paths in files]
     plot_agreement(scores, folder / "agreement.png", *names)
     save_config(cfg, folder)
     write_report(folder / "report.md", _sections(result, names, folder))
@@ -43,28 +48,71 @@ def run(cfg: DictConfig, folder: Path) -> None:
             log.warning("%d samples left out: %s", count, reason)
 
 
+def _options(cfg: DictConfig) -> tuple[list[int], bool]:
+    ks, only_common = cfg.agreement.ks, cfg.agreement.only_common
+    if ks is not None and not OmegaConf.is_list(ks):
+        raise ConfigError(f"agreement.ks={ks} must be a list of whole numbers, like [100,500].")
+    if not isinstance(only_common, bool):
+        raise ConfigError(f"agreement.only_common={only_common} must be true or false.")
+    return [] if ks is None else list(ks), only_common
+
+
+def _files(source: Any) -> list[str]:
+    return list(map(str, plain(source) if OmegaConf.is_list(source) else [source]))
+
+
+def _name(files: list[str]) -> str:
+    """Enough of the path to tell two runs apart."""
+    first = Path(*Path(files[0]).parts[-2:]).as_posix() if files else ""
+    return first if len(files) < 2 else f"{first} and {len(files) - 1} more"
+
+
 def _sections(result: dict[str, Any], names: list[str], folder: Path) -> list[Section]:
-    text = (
-        f"a: {names[0]}; b: {names[1]}. {result['n']:,} samples in both. Spearman "
-        f"{_short(result['spearman'])}, Kendall {_short(result['kendall'])}."
-    )
+    distinct = result["distinct_scores"]
+    opening = [
+        Text(f"a: {names[0]} ({distinct['a']:,} distinct scores)"),
+        Text(f"b: {names[1]} ({distinct['b']:,} distinct scores)"),
+        Text(
+            f"{result['n']:,} samples with a score in both. Spearman "
+            f"{_short(result['spearman'])}, Kendall {_short(result['kendall'])}."
+        ),
+    ]
+    for reason, count in result["left_out"].items():
+        if count:
+            opening.append(Text(f"Left out: {count:,} samples {reason}."))
     overlaps = [
         [int(k), share, result["bottom_overlap"][k], int(k) / result["n"]]
         for k, share in result["overlap"].items()
     ]
-    table = Table(["k", "top k in common", "bottom k in common", "by chance"], overlaps)
-    figure = Figure(folder / "agreement.png", "Ranks against ranks; overlap of the top k.")
-    sections = [Section("Agreement of two rankings", [Text(text), table, figure])]
+    sections = [
+        Section("Agreement of two rankings", opening),
+        Section(
+            "What both would select",
+            [
+                Figure("agreement.png", "Ranks against ranks; overlap of the top k for every k."),
+                Table(["k", "top k in common", "bottom k in common", "by chance"], overlaps),
+            ],
+        ),
+    ]
     if "bins" in result:
         by = result["binned_by"]
-        note = f"Samples by their score in {by}, against as many from the other ranking's end."
-        rows = [[name, b["n"], b["overlap"]] for name, b in result["bins"].items()]
-        sections.append(Section("Bins", [Text(note), Table(["bin", "n", "overlap"], rows)]))
+        note = (
+            f"Samples by their score in {by}, against as many from the top of the other ranking "
+            "(<= 0.5: from its bottom), as in arXiv 2407.12259."
+        )
+        rows = [
+            [name, found["n"], found["overlap"], found["n"] / result["n"]]
+            for name, found in result["bins"].items()
+        ]
+        table = Table([f"score in {by}", "n", "overlap", "by chance"], rows)
+        sections.append(Section("Score bins", [Text(note), table]))
+    files = [
+        ("agreement.json", "the figures of this page"),
+        ("config.yaml", "every setting, library versions and the command of this run"),
+    ]
+    command = Code(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    sections.append(Section("Files", [Files(files), Text("Command:"), command]))
     return sections
-
-
-def _name(source: Any) -> str:
-    return ", ".join(map(str, source)) if OmegaConf.is_list(source) else str(source)
 
 
 def _short(value: float | None) -> str:

@@ -26,17 +26,11 @@ def plot_agreement(
         ranks.hexbin(x, y, gridsize=50, cmap="Blues", mincnt=1, linewidths=0.1)
     else:
         ranks.scatter(x, y, s=10, alpha=0.5, color=ACCENT, linewidths=0)
-    ranks.set_xlabel(f"rank by {label(name_a, 40)} (1 = best)", fontsize=9, color=INK)
-    ranks.set_ylabel(f"rank by {label(name_b, 40)}", fontsize=9, color=INK)
+    ranks.set_xlabel(f"rank by a: {label(name_a, 40)} (1 = best)", fontsize=9, color=INK)
+    ranks.set_ylabel(f"rank by b: {label(name_b, 40)}", fontsize=9, color=INK)
     tidy(ranks, grid="")
-    order = [np.argsort(-side, kind="stable") for side in (pair.a, pair.b)]
-    place = np.empty(n, dtype=np.int64)
-    place[order[1]] = np.arange(n)
-    # A sample is in both top k as soon as k passes the worse of its two places.
-    worse = np.maximum(np.arange(n), place[order[0]])
     k = np.arange(1, n + 1)
-    shared = np.bincount(worse, minlength=n).cumsum() / k
-    overlap.plot(k, shared, color=ACCENT, label="measured")
+    overlap.plot(k, _overlaps(pair), color=ACCENT, label="measured")
     overlap.plot(k, k / n, color=MUTED, linestyle="--", label="by chance")
     overlap.set_xscale("log")
     overlap.set_ylim(0, 1.02)
@@ -45,3 +39,13 @@ def plot_agreement(
     overlap.legend(fontsize=8, frameon=False)
     tidy(overlap)
     save_figure(figure, path)
+
+
+def _overlaps(pair: Pair) -> np.ndarray:
+    """Share [n] of the top k in common, for every k."""
+    n = len(pair.ids)
+    place = np.empty(n, dtype=np.int64)
+    place[pair.order_b] = np.arange(n)
+    # A sample is in both top k as soon as k passes the worse of its two places.
+    worse = np.maximum(np.arange(n), place[pair.order_a])
+    return np.asarray(np.bincount(worse, minlength=n).cumsum() / np.arange(1, n + 1))
