@@ -19,11 +19,12 @@ from pathlib import Path
 
 import report
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from real_chain import TEMPLATE
 
 from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning.fidelity.table import merge_parts
 
 STATES = {"fresh": (750, [75, 300]), "warm": (4500, [75, 300, 1500])}
 SEEDS = (0, 1, 2)
@@ -43,17 +44,16 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.work.mkdir(parents=True, exist_ok=True)
     write_rows(options.data, options.work)
-    results = {}
+    parts = []
     for state in (options.only,) if options.only else STATES:
         run_recipe("fidelity", config(options, state), options.work / state)
-        results[state] = json.loads((options.work / state / "fidelity.json").read_text())
+        files = sorted((options.work / state / "parts").glob("*.json"))
+        parts += [json.loads(file.read_text()) for file in files]
     if options.only or tuple(options.seeds) != SEEDS:
         return
-    parts = ("rows", "curve", "cascade", "confidence")
-    merged = {part: [x for r in results.values() for x in r[part]] for part in parts}
-    result = merged | {
+    result = merge_parts(parts) | {
         "seeds": list(SEEDS),
-        "settings": {state: r["settings"] for state, r in results.items()},
+        "settings": {part["state"]: part["settings"] for part in parts},
         "environment": report.environment(),
     }
     report.write(options.out, result)
@@ -76,7 +76,7 @@ def write_rows(data: Path, work: Path) -> None:
     write_jsonl(bbh[700:3000] + gsm8k[:2300] + alpaca[:2300], work / "pool.jsonl")
 
 
-def config(options: argparse.Namespace, state: str) -> OmegaConf:
+def config(options: argparse.Namespace, state: str) -> DictConfig:
     """The recipe's configuration for one state of the adapter."""
     n_fit, curve = STATES[state]
     with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):

@@ -217,6 +217,7 @@ def test_score_new_samples_by_the_text_tower(base, tmp_path):
     write_jsonl(rows, tmp_path / "new.jsonl")
     run("score", tmp_path / "run", f"from={base}", f"data.pool={tmp_path / 'new.jsonl'}")
     assert sorted(csv_ids(tmp_path / "run" / "ranking.csv")) == ["0", "1"]
+    assert csv_ids(tmp_path / "run" / "confidence.csv") == csv_ids(tmp_path / "run/ranking.csv")
     assert OmegaConf.load(tmp_path / "run" / "config.yaml").rank.method == "encoder"
 
 
