@@ -40,8 +40,8 @@ def bm25(request: Request, *, k1: float = 1.5, b: float = 0.75, block_rows: int 
             "use 'encoder' or 'cosine'"
         ) from error
     asked = vectorizer.transform([joined_text(row) for row in queries])
-    lengths = np.asarray(counts.sum(axis=1)).ravel()
-    lengths /= max(float(lengths.mean()), 1e-12)
+    lengths = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
+    lengths = lengths / max(float(lengths.mean()), 1e-12)
     documents = np.asarray((counts > 0).sum(axis=0)).ravel()
     idf = np.log1p((len(rows) - documents + 0.5) / (documents + 0.5)).astype(np.float32)
     saturated = counts.copy()
