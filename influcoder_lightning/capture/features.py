@@ -38,8 +38,7 @@ def feature_rows(
     Raises:
         DataError: the loss is not one number per sample.
     """
-    weights = [linear.module.weight for linear in capture.linears]
-    capture.begin(len(ids))
+    capture.begin(len(ids), own_backward=True)
     try:
         with torch.enable_grad():
             losses = loss_function(batch)
@@ -48,8 +47,7 @@ def feature_rows(
                     f"`query_loss` returned shape {tuple(losses.shape)} for a batch of {len(ids)} "
                     "samples; it must return one mean response loss per sample."
                 )
-            capture.begin_backward()
-            torch.autograd.grad(losses.sum(), weights, allow_unused=True)
+            capture.backward(losses.sum())
         captured = capture.finish()
     finally:
         capture.cancel()

@@ -27,7 +27,13 @@ class _Tap(torch.autograd.Function):
     """Identity on a linear's output; shows (x, d) to ``sink`` when the backward comes by."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Any:
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        x: Tensor,
+        anchor: Tensor | None,
+        sink: Callable[[Tensor, Tensor], None],
+    ) -> Any:
         ctx.save_for_backward(x)
         ctx.sink = sink
         return output.view_as(output)
@@ -36,7 +42,7 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         ctx.sink(x.detach(), grads[0].detach())
-        return grads[0], None, None
+        return grads[0], None, None, None
 
 
 @dataclass
@@ -77,6 +83,7 @@ class GradientCapture:
         self.seconds = 0.0
         self._handles: list[Any] = []
         self._armed = False
+        self._anchor: Tensor | None = None
         self._reset(0)
 
     def attach(self) -> None:
@@ -92,14 +99,33 @@ class GradientCapture:
         while self._handles:
             self._handles.pop().remove()
 
-    def begin(self, batch_size: int) -> None:
-        """Start to collect; the next forward and backward belong to ``batch_size`` samples."""
+    def begin(self, batch_size: int, *, own_backward: bool = False) -> None:
+        """Start to collect; the next forward and backward belong to ``batch_size`` samples.
+
+        Args:
+            batch_size: B, the number of rows.
+            own_backward: the backward pass will be `backward`, not the training's own.
+        """
         self._reset(batch_size)
         self._armed = True
+        if own_backward:
+            self._anchor = torch.zeros((), requires_grad=True)
 
     def begin_backward(self) -> None:
         """Say that the forward is over: later calls of a module are recomputations."""
         self._in_backward = True
+
+    def backward(self, loss: Tensor) -> None:
+        """A backward pass from ``loss`` [] to the taps and no further.
+
+        Every tap has the anchor as an input, so autograd walks to all taps and to nothing else: no
+        gradient of a weight is computed, and the weights need not be in the graph (sharded ones
+        are not). Call `begin` with ``own_backward=True`` before the forward.
+        """
+        assert self._anchor is not None, "begin(own_backward=True) comes first"
+        self.begin_backward()
+        if loss.requires_grad:  # else `finish` says what is wrong
+            torch.autograd.grad(loss, [self._anchor], allow_unused=True)
 
     def cancel(self) -> None:
         """Stop collecting and drop what was collected."""
@@ -110,11 +136,18 @@ class GradientCapture:
         """Stop collecting and return the rows of the micro-batch.
 
         Raises:
-            CaptureError: no LoRA linear took part in the backward pass.
+            CaptureError: no LoRA linear took part in the backward pass, or it is one of our own
+                and the forward was checkpointed with reentry.
         """
         self._armed = False
         for linear, rows in list(self._partial.values()):
             self._consume(linear, rows)
+        if self._sketch is None and self._anchor is not None and self._ran_without_gradient:
+            raise CaptureError(
+                "the LoRA layers ran without gradient, as under reentrant gradient checkpointing, "
+                "which knows no backward pass to chosen tensors. Use `use_reentrant=False`, or let "
+                "the model skip checkpointing in eval mode."
+            )
         if self._sketch is None:
             raise CaptureError(
                 "the backward pass reached no LoRA layer: the loss does not depend on the active "
@@ -127,6 +160,8 @@ class GradientCapture:
     def _reset(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._in_backward = False
+        self._ran_without_gradient = False
+        self._anchor = None
         self._sketch: Tensor | None = None
         self._squared_norm = torch.empty(0)
         self._calls: dict[str, int] = {}
@@ -139,9 +174,10 @@ class GradientCapture:
             if not self._in_backward:  # a recomputation is no further use of the module
                 self._calls[linear.name] = self._calls.get(linear.name, 0) + 1
             if not (torch.is_grad_enabled() and output.requires_grad):
+                self._ran_without_gradient = True
                 return None
             x = inputs[0].detach()
-            return _Tap.apply(output, x, lambda x, d: self._receive(linear, x, d))
+            return _Tap.apply(output, x, self._anchor, lambda x, d: self._receive(linear, x, d))
 
         return hook
 
