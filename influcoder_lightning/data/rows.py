@@ -6,10 +6,12 @@ A row is ``{"prompt", "response", optional "id", "task", "group"}``; other keys 
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.files import LONGEST, why_no_file
 from influcoder_lightning.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -29,12 +31,10 @@ def load_rows(path: str | os.PathLike[str]) -> list[Row]:
         ConfigError: For a ``datasets`` folder when ``datasets`` is not installed.
     """
     path = Path(path)
-    if path.is_dir():
-        rows = list(_dataset_rows(path))
-    elif path.is_file():
-        rows = list(_jsonl_rows(path))
-    else:
-        raise DataError(f"{path}: no such file. Give a JSONL file or a `datasets` folder.")
+    why = why_no_file(path)
+    if why and not os.path.isdir(path):
+        raise DataError(f"{path}: {why}. Give a JSONL file or a `datasets` folder.")
+    rows = list(_dataset_rows(path) if why else _jsonl_rows(path))
     if not rows:
         raise DataError(f"{path}: no rows. Each line needs a JSON object with prompt and response.")
     return rows
@@ -85,10 +85,19 @@ def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     blank = 0
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
     # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), start=1):
             where = f"{path}:{number}"
+            if len(line) > LONGEST:
+                raise DataError(
+                    f"{where}: a line of more than {LONGEST:,} bytes. Each line needs one row; "
+                    "was the file damaged?"
+                )
             if not line.strip():
                 blank = blank or number
                 continue
@@ -105,7 +114,12 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        row = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        row = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_repeats,
+        )
         if "\\ud" in text.lower():
             # A lone surrogate is legal in JSON, but no tokenizer and no UTF-8 file can hold it.
             json.dumps(row, ensure_ascii=False).encode("utf-8")
@@ -127,6 +141,15 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is larger than a double can hold")
     return value
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; the parser itself would silently keep the last of two equal keys."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        again = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {again!r:.60} occurs twice")
+    return content
 
 
 def _checked_row(row: Any, where: str) -> Row:
@@ -169,5 +192,13 @@ def _dataset_rows(path: Path) -> Iterator[Row]:
             f"{path} is a `datasets` folder, and `datasets` is not installed. "
             "Run `pip install datasets`, or export the rows as JSONL."
         ) from error
-    for index, row in enumerate(load_from_disk(str(path))):
-        yield _checked_row(dict(row), f"{path}: row {index}")
+    try:
+        rows = [dict(row) for row in load_from_disk(str(path))]
+    except Exception as error:  # a damaged folder may raise anything that Arrow or JSON raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(
+            f"{path}: cannot be read as a `datasets` folder ({reason:.300}). Write it again with "
+            "Dataset.save_to_disk, or export the rows as JSONL."
+        ) from error
+    for index, row in enumerate(rows):
+        yield _checked_row(row, f"{path}: row {index}")

@@ -1,0 +1,40 @@
+"""What may be opened: a regular file, and not more of it than makes sense."""
+
+import os
+import stat
+from pathlib import Path
+
+# One line, or one whole text that is parsed at once, is never this long unless it is damaged: a
+# sparse file can declare terabytes, and would take all memory before a parser says anything.
+LONGEST = 2**26
+
+
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """Why this is no file that can be read to its end; empty where it is one.
+
+    A pipe or a device is none: opening one waits for ever, or reads for ever.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: NUL in the name
+        return "no such file"
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        return "a folder, not a file"
+    return "" if stat.S_ISREG(mode) else "no regular file but a pipe, a socket or a device"
+
+
+def read_small(path: Path) -> bytes:
+    """The whole of a file that is parsed at once.
+
+    Raises:
+        OSError: it is no regular file, or has more than `LONGEST` bytes.
+    """
+    if why := why_no_file(path):
+        raise OSError(why)
+    with path.open("rb") as file:
+        content = file.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise OSError(f"it has more than {LONGEST:,} bytes")
+    return content

@@ -1,0 +1,32 @@
+"""Every malformed input of the corpus: a documented error, and nothing else happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import corpus_rows
+import pytest
+from corpus import Case, meet, tree
+
+CASES: list[Case] = [
+    *corpus_rows.CASES,
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_malformed_input_is_met(case, tmp_path):
+    meet(case, tmp_path)
+
+
+def test_the_corpus_is_large_and_nothing_in_it_is_twice(tmp_path):
+    names = [str(case) for case in CASES]
+    assert len(set(names)) == len(names)
+    contents = set()
+    for number, case in enumerate(CASES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made = case.make(folder)
+        text = repr(made).replace(str(folder), "") + json.dumps(tree(folder))
+        contents.add((case.surface, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()))
+    assert len(contents) == len(CASES)
