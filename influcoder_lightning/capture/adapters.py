@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError, StoreError
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -46,6 +45,7 @@ def adapter_description(model: Any) -> dict[str, Any]:
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
         "target_modules": sorted(targets) if isinstance(targets, set | list) else targets,
     }
 
@@ -57,27 +57,28 @@ def save_adapter(model: Any, folder: Path) -> None:
     adapter = active_adapter(model)
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / _WEIGHTS)
+    copies = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}  # tied ones too
+    save_file(copies, folder / _WEIGHTS)
     model.peft_config[adapter].save_pretrained(str(folder))
 
 
 @contextmanager
 def adapter_loaded(model: Any, folder: Path) -> Iterator[None]:
-    """``model`` with the LoRA weights saved in ``folder``; its own are put back afterwards.
+    """``model`` with the adapter saved in ``folder``; its own is put back afterwards.
 
     Raises:
         StoreError: the file is missing or does not fit the model.
     """
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    weights = [linear.module.weight for linear in find_lora_linears(model)]
-    before = [weight.detach().clone() for weight in weights]
+    adapter = active_adapter(model)
+    # Not only A and B: DoRA's magnitudes and `modules_to_save` are loaded too.
+    live = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    before = {name: value.detach().clone() for name, value in live.items()}
     try:
         try:
             state = load_file(folder / _WEIGHTS)
-            result: Any = set_peft_model_state_dict(
-                model, state, adapter_name=active_adapter(model)
-            )
+            result: Any = set_peft_model_state_dict(model, state, adapter_name=adapter)
             if result.unexpected_keys:
                 raise ValueError(f"unexpected weights {result.unexpected_keys[:3]}")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -88,5 +89,5 @@ def adapter_loaded(model: Any, folder: Path) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for weight, value in zip(weights, before, strict=True):
-                weight.copy_(value)
+            for name, value in before.items():
+                live[name].copy_(value)  # a view of the model's own tensor

@@ -91,7 +91,8 @@ class GradientCapture:
         if not self._handles:
             for linear in self.linears:
                 hook = self._forward_hook(linear)
-                self._handles.append(linear.module.register_forward_hook(hook))
+                for module in (linear.module, *linear.tied):
+                    self._handles.append(module.register_forward_hook(hook))
 
     def detach(self) -> None:
         """Remove all hooks; safe to call at any time and more than once."""
@@ -171,7 +172,9 @@ class GradientCapture:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not self._armed:
                 return None
-            if not self._in_backward:  # a recomputation is no further use of the module
+            # A recomputation is no further use of the module; neither is DoRA's call on an identity
+            # matrix, for the norm of the whole weight, which gets no gradient.
+            if not self._in_backward and output.dim() > 2:
                 self._calls[linear.name] = self._calls.get(linear.name, 0) + 1
             if not (torch.is_grad_enabled() and output.requires_grad):
                 self._ran_without_gradient = True
@@ -193,7 +196,8 @@ class GradientCapture:
                 "supported; let each sample be one row of one forward pass."
             )
         with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-            rows = torch.bmm(d.float().transpose(1, 2), x.float())
+            # Under autocast the linear saw x in the precision of its output.
+            rows = torch.bmm(d.float().transpose(1, 2), x.to(d.dtype).float())
         self._calls[linear.name] = self._calls.get(linear.name, 1) - 1
         if linear.name in self._partial:
             rows = self._partial.pop(linear.name)[1].add_(rows)

@@ -11,6 +11,10 @@ from torch import nn
 
 from influcoder_lightning.errors import CaptureError
 
+# Files of peft's LoRA layers on quantised bases. All of them compute B(A(dropout(x))) with the
+# modules `lora_A` and `lora_B`, whose weights are plain floats, and add it to the base's output.
+_QUANTISED = ("bnb", "gptq", "awq", "aqlm", "hqq", "eetq", "torchao", "inc")
+
 
 @dataclass(frozen=True)
 class LoraLinear:
@@ -21,12 +25,14 @@ class LoraLinear:
         module: the inner ``nn.Linear``.
         shape: (out_features, in_features) of its weight.
         offset: where its flattened (row-major) weight starts in the flattened gradient.
+        tied: other linears that hold the same weight; their calls are calls of this one.
     """
 
     name: str
     module: nn.Linear
     shape: tuple[int, int]
     offset: int
+    tied: tuple[nn.Linear, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -66,8 +72,7 @@ def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
         CaptureError: there is no such linear, or an active adapter uses a layer kind or LoRA
             variant whose per-sample gradients are not supported (the message names it).
     """
-    linears: list[LoraLinear] = []
-    offset = 0
+    found: dict[int, tuple[str, list[nn.Linear]]] = {}  # by weight: a tied one has one gradient
     for name, layer in _lora_layers(model):
         for adapter in layer.active_adapters:
             _refuse_unsupported(name, layer, adapter)
@@ -75,9 +80,17 @@ def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
                 linear = getattr(layer, part)[adapter] if _has(layer, part, adapter) else None
                 if linear is None or not linear.weight.requires_grad:
                     continue
-                shape = (linear.out_features, linear.in_features)
-                linears.append(LoraLinear(f"{name}.{part}.{adapter}.weight", linear, shape, offset))
-                offset += shape[0] * shape[1]
+                _, sharing = found.setdefault(
+                    id(linear.weight), (f"{name}.{part}.{adapter}.weight", [])
+                )
+                if all(linear is not known for known in sharing):
+                    sharing.append(linear)
+    linears: list[LoraLinear] = []
+    offset = 0
+    for name, (linear, *tied) in found.values():
+        shape = (linear.out_features, linear.in_features)
+        linears.append(LoraLinear(name, linear, shape, offset, tuple(tied)))
+        offset += shape[0] * shape[1]
     if not linears:
         raise CaptureError(
             "no LoRA layers of an active adapter are trainable: every `lora_A`/`lora_B` weight "
@@ -128,28 +141,27 @@ def _has(layer: Any, part: str, adapter: str) -> bool:
 def _refuse_unsupported(name: str, layer: Any, adapter: str) -> None:
     from peft.tuners.lora.layer import Linear
 
-    kind = type(layer).__name__
     embedding = adapter in getattr(layer, "lora_embedding_A", {})
     if not (embedding or _has(layer, "lora_A", adapter)):
         return  # this adapter does not touch this layer
     reason = None
-    if type(layer) is not Linear:
-        module = type(layer).__module__.rsplit(".", 1)[-1]
-        quantised = module not in ("layer", "tp_layer", "__init__")
-        reason = f"a LoRA layer of kind {module}.{kind}" + (" (quantised base)" * quantised)
-    elif adapter in getattr(layer, "lora_variant", {}):
-        reason = f"the LoRA variant {type(layer.lora_variant[adapter]).__name__}"
+    module = type(layer).__module__.rsplit(".", 1)[-1]
+    variant = type(getattr(layer, "lora_variant", {}).get(adapter)).__name__
+    if type(layer) is not Linear and module not in _QUANTISED:
+        reason = f"a LoRA layer of kind {module}.{type(layer).__name__}"
+    elif variant not in ("NoneType", "DoraLinearVariant"):
+        reason = f"the LoRA variant {variant}"
     elif layer.merged:
         reason = "an adapter that is merged into its base weight"
     elif getattr(layer, "lora_bias", {}).get(adapter, False):
         reason = "lora_bias=True"
-    elif _is_quantised(layer.get_base_layer()):
+    elif type(layer) is Linear and _is_quantised(layer.get_base_layer()):
         reason = f"a quantised base layer ({type(layer.get_base_layer()).__name__})"
     if reason:
         raise CaptureError(
             f"layer `{name}` has {reason}, whose per-sample gradients are not supported. "
-            "Use plain LoRA (or rsLoRA) on nn.Linear layers, or leave this layer out of "
-            "`target_modules`."
+            "Use LoRA, rsLoRA or DoRA on linear layers (of peft's own kinds, where quantised), or "
+            "leave this layer out of `target_modules`."
         )
 
 

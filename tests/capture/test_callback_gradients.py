@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from capturing import assert_rows_equal_oracle, captured
 from conftest import (
     FineTuning,
     loader,
@@ -17,28 +19,6 @@ from conftest import (
 )
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
-
-
-def captured(folder, module, batches, callback_options=None, **trainer_options):
-    callback = InfluenceCallback(
-        str(folder / "store"),
-        projector="identity",
-        keep_sketches=True,
-        co_train=False,
-        code_dim=8,
-        **(callback_options or {}),
-    )
-    trainer(folder, [callback], max_steps=1, **trainer_options).fit(module, batches)
-    return InfluenceStore(folder / "store")
-
-
-def assert_rows_equal_oracle(store, model, rows, tolerance=1e-5, autocast=False):
-    sketches, records = store.sketches(), store.records()
-    assert len(sketches) > 0
-    for sketch, record in zip(sketches, records.itertuples(), strict=True):
-        expected = oracle_gradient(model, rows[record.sample_id], autocast)
-        assert relative_error(sketch, expected) <= tolerance
-        assert record.grad_norm == pytest.approx(float(expected.norm()), rel=max(1e-5, tolerance))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -67,7 +47,8 @@ def test_bf16_mixed_equals_bf16_autograd(tmp_path):
     module = FineTuning()
     before = copy.deepcopy(module.model)
     store = captured(tmp_path, module, loader(rows, 6), precision="bf16-mixed")
-    assert_rows_equal_oracle(store, before, rows, tolerance=2e-2, autocast=True)
+    oracle = partial(oracle_gradient, autocast=True)
+    assert_rows_equal_oracle(store, before, rows, tolerance=2e-2, oracle=oracle)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
