@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,7 +84,7 @@ def select(
         >>> select(ranking, "per_group", groups=["x", "y", "x", "y"], quota=1)
         ['b', 'c']
     """
-    if strategy not in _STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in _STRATEGIES:
         close = difflib.get_close_matches(str(strategy), available_strategies(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise RankingError(
@@ -121,6 +121,8 @@ def _bottom_k(ranking: Ranking, *, k: int) -> list[Any]:
 
 @register_strategy("random")
 def _random(ranking: Ranking, *, k: int, seed: int) -> list[Any]:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise RankingError(f"seed={seed!r} must be a whole number of at least 0")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= len(ranking):
         raise RankingError(
             f"k={k!r} does not fit a ranking of {len(ranking)} samples; "
@@ -134,6 +136,9 @@ def _random(ranking: Ranking, *, k: int, seed: int) -> list[Any]:
 
 @register_strategy("threshold")
 def _threshold(ranking: Ranking, *, threshold: float) -> list[Any]:
+    number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if not number:
+        raise RankingError(f"threshold={threshold!r:.60} is no number; give one")
     if math.isnan(threshold):
         raise RankingError("threshold is NaN; give a number")
     order = ranking.order
@@ -203,9 +208,10 @@ def resolve_groups(ranking: Ranking, groups: Groups) -> list[Any]:
     if isinstance(groups, Mapping):
         by_key = {str(sample_id): group for sample_id, group in groups.items()}
         labels = [by_key.get(key) for key in keys]
-    elif isinstance(groups, str) or len(groups) != len(keys):
+    elif isinstance(groups, str) or not hasattr(groups, "__len__") or len(groups) != len(keys):
+        given = f"{len(groups)} entries" if hasattr(groups, "__len__") else f"{groups!r:.60}"
         raise RankingError(
-            f"groups has {len(groups)} entries for {len(keys)} samples; give one per sample in "
+            f"groups has {given} for {len(keys)} samples; give one per sample in "
             "the order of ranking.sample_ids, or a mapping id -> group"
         )
     else:
@@ -216,6 +222,8 @@ def resolve_groups(ranking: Ranking, groups: Groups) -> list[Any]:
             f"{len(without)} of {len(keys)} samples have no group: {first_few(without)}; "
             "name a group for each sample"
         )
+    if wrong := [label for label in labels if not isinstance(label, Hashable)]:
+        raise RankingError(f"the group {wrong[0]!r:.60} is no name; give text or numbers")
     return labels
 
 

@@ -4,8 +4,8 @@ import os
 import stat
 from pathlib import Path
 
-# One line, or one whole text that is parsed at once, is never this long unless it is damaged: a
-# sparse file can declare terabytes, and would take all memory before a parser says anything.
+# A line, or a text that is parsed at once, is only longer where it is damaged: a sparse file can
+# declare terabytes, and would take all memory before a parser says anything.
 LONGEST = 2**26
 
 
@@ -25,16 +25,14 @@ def why_no_file(path: str | os.PathLike[str]) -> str:
     return "" if stat.S_ISREG(mode) else "no regular file but a pipe, a socket or a device"
 
 
-def read_small(path: Path) -> bytes:
+def read_whole(path: Path, most: int = LONGEST) -> bytes:
     """The whole of a file that is parsed at once.
 
     Raises:
-        OSError: it is no regular file, or has more than `LONGEST` bytes.
+        OSError: it is no regular file, or has more than `most` bytes.
     """
     if why := why_no_file(path):
         raise OSError(why)
-    with path.open("rb") as file:
-        content = file.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise OSError(f"it has more than {LONGEST:,} bytes")
-    return content
+    if path.stat().st_size > most:
+        raise OSError(f"it has more than {most:,} bytes")
+    return path.read_bytes()

@@ -22,11 +22,14 @@ def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "i":
         return values.astype(np.int64)
     # Arrays, tensors and Series give plain Python values this way.
-    items = list(values.tolist() if hasattr(values, "tolist") else values)
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(plain, str | bytes) or not isinstance(plain, Iterable):
+        raise RankingError(f"ids are {plain!r:.60}; give a list of integers or strings")
+    items = list(plain)
     for position, item in enumerate(items):
         if isinstance(item, bool | np.bool_) or not isinstance(item, int | np.integer | str):
             raise RankingError(
-                f"the id at position {position} is {item!r} ({type(item).__name__}); "
+                f"the id at position {position} is {item!r:.60} ({type(item).__name__}); "
                 "ids are integers or strings"
             )
     if items and all(

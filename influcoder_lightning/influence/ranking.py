@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def _numbers(values: Any, what: str) -> NDArray[np.float64]:
+    """A copy as float64; a complex number would lose half of itself without a word."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind != "c":
+            return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RankingError(f"{what} must be numbers, one per sample: {error}") from error
+    raise RankingError(f"{what} must be real numbers, one per sample, not {array.dtype}")
+
+
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A read-only view; the caller's own array stays writable."""
     view = array.view()
@@ -64,7 +75,7 @@ class Ranking:
 
     def __post_init__(self) -> None:
         ids = as_id_array(self.sample_ids)
-        scores = np.array(self.scores, dtype=np.float64)
+        scores = _numbers(self.scores, "scores")
         if scores.ndim != 1 or len(ids) != len(scores):
             raise RankingError(
                 f"{len(ids)} sample ids and scores of shape {scores.shape} do not fit; "
@@ -85,7 +96,7 @@ class Ranking:
         self._set("ranks", _frozen(ranks))
         self._set("metadata", dict(self.metadata))
         if self.confidence is not None:
-            confidence = np.array(self.confidence, dtype=np.float64)
+            confidence = _numbers(self.confidence, "confidence")
             if confidence.shape != scores.shape:
                 raise RankingError(
                     f"confidence has shape {confidence.shape}; give one number per sample, "

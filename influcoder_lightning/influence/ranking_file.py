@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.files import LONGEST, why_no_file
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
@@ -122,16 +125,20 @@ def _read(
     ranks: list[int] = []
     lines: list[int] = []
     reader = None
+    if why := why_no_file(path):
+        raise RankingError(f"{path}: {why}; run a valuation first, or name its ranking.csv")
     try:
         # utf-8-sig: spreadsheets put a byte order mark in front.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(_lines(file), strict=True)
             header = next(reader, [])
             missing = [name for name in ("sample_id", "score") if header.count(name) != 1]
+            missing += ["rank"] if header.count("rank") > 1 else []
             if missing:
                 raise RankingError(
                     f"{path}, line 1: needs the columns sample_id and score once each (and may "
-                    f"have rank), but its header is {header}; missing or repeated: {missing}"
+                    f"have rank), but its header is {header!s:.300}; missing or repeated: "
+                    f"{missing}"
                 )
             id_column, score_column = header.index("sample_id"), header.index("score")
             rank_column = header.index("rank") if "rank" in header else None
@@ -149,14 +156,19 @@ def _read(
                 lines.append(reader.line_num)
                 if rank_column is not None:
                     ranks.append(_whole(fields[rank_column], where))
-    except FileNotFoundError as error:
-        raise RankingError(f"{path}: no such file; run a valuation first") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RankingError(f"{path}: cannot be read as a UTF-8 CSV file ({error})") from error
     except csv.Error as error:
         line = reader.line_num if reader is not None else 1
         raise RankingError(f"{path}, line {line}: not valid CSV ({error})") from error
     return keys, scores, ranks if rank_column is not None else None, lines
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise OSError(f"a line of more than {LONGEST:,} characters")
+        yield line
 
 
 def _number(text: str, where: str, allow_missing: bool) -> float:
@@ -168,13 +180,15 @@ def _number(text: str, where: str, allow_missing: bool) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise RankingError(f"{where}: score {text!r} is not a finite number; correct or remove it")
+        raise RankingError(
+            f"{where}: score {text!r:.60} is not a finite number; correct or remove it"
+        )
     return value
 
 
 def _whole(text: str, where: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or int(text) < 1:
-        raise RankingError(f"{where}: rank {text!r} is not a whole number from 1 upwards")
+        raise RankingError(f"{where}: rank {text!r:.60} is not a whole number from 1 upwards")
     return int(text)
 
 
@@ -204,17 +218,24 @@ def _load_per_query(
     path: Path, keys: list[str], scores: list[float]
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     beside = _per_query_path(path)
+    if why := why_no_file(beside):
+        raise RankingError(f"{beside}: {why}; save the ranking with per_query=True first")
     try:
-        with np.load(beside, allow_pickle=False) as arrays:
-            matrix = arrays["per_query"]
-            saved_scores = arrays["scores"]
-            saved_ids = json.loads(arrays["sample_ids"].tobytes())
-            query_ids = json.loads(arrays["query_ids"].tobytes())
-    except FileNotFoundError as error:
-        raise RankingError(
-            f"{beside}: no such file; save the ranking with per_query=True first"
-        ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(beside) as archive:
+            matrix = _stored(archive, "per_query")
+            saved_scores = _stored(archive, "scores")
+            saved_ids = json.loads(_stored(archive, "sample_ids").tobytes())
+            listed = json.loads(_stored(archive, "query_ids").tobytes())
+        if not isinstance(saved_ids, list):
+            raise ValueError(f"its sample ids are a {type(saved_ids).__name__}")
+        query_ids = None if listed is None else as_id_array(listed)
+        rows = len(matrix) if query_ids is None and matrix.ndim else len(listed or ())
+        if matrix.dtype.kind != "f" or matrix.shape != (rows, len(saved_ids)):
+            raise ValueError(
+                f"per_query is {matrix.dtype} of shape {matrix.shape}; expected floats "
+                f"[queries, samples] = [{rows}, {len(saved_ids)}]"
+            )
+    except _DAMAGED as error:
         raise RankingError(
             f"{beside}: not a file of per-query scores ({error}); save the ranking again"
         ) from error
@@ -223,4 +244,38 @@ def _load_per_query(
             f"{beside}: belongs to another ranking than {path.name}; "
             "save both together with per_query=True"
         )
-    return matrix, None if query_ids is None else as_id_array(query_ids)
+    return matrix, query_ids
+
+
+# What zipfile, NumPy's header parser and json raise about content that is not theirs.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    SyntaxError,
+    RecursionError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of an ``.npz``, never larger than the file that holds it.
+
+    `numpy.load` would take the memory that a header declares, and would unpack a member of any
+    size; `save` compresses none.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    assert archive.fp is not None
+    size = archive.fp.seek(0, os.SEEK_END)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+        raise ValueError(f"its member {name} is compressed or declares {info.file_size:,} bytes")
+    content = io.BytesIO(archive.read(info))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError(f"its member {name} is of another NumPy format")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(content)
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"its member {name} is {dtype} of shape {shape}")
+    values = np.frombuffer(content.getbuffer()[content.tell() :], dtype, math.prod(shape))
+    return values.reshape(shape, order="F" if by_column else "C")

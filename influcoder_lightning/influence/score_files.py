@@ -24,10 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import ranking_file
 from influcoder_lightning.influence.ids import as_id_array, id_keys, parse_ids
 from influcoder_lightning.influence.ranking import Ranking
+
+# JSON takes ten times its size in memory; what is larger can be given as shards.
+_MOST_JSON = 2**30
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ def _load(path: Path) -> Shard:
         if not (path / "ranking.csv").is_file():
             raise RankingError(f"{path}: no ranking.csv in this folder; name a score file or a run")
         path = path / "ranking.csv"
-    if not path.is_file():
-        raise RankingError(f"{path}: no such file")
+    if why := why_no_file(path):
+        raise RankingError(f"{path}: {why}; name a score file or a run folder")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise RankingError(
@@ -121,7 +125,7 @@ def _parquet(path: Path) -> Shard:
 
 def _json(path: Path) -> Shard:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole(path, _MOST_JSON).decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=_no_repeats)
     except (OSError, ValueError, RecursionError) as error:
         raise RankingError(f"{path} cannot be read as JSON: {_reason(error)}") from error
@@ -133,6 +137,12 @@ def _json(path: Path) -> Shard:
         return _averaged(path, np.array(numbers if rows is content else numbers[0]))
     if not isinstance(content, dict) or not content:
         raise RankingError(f"{path}: expected {{id: score}} or {{id: [score, ...]}}")
+    try:
+        "".join(content).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RankingError(
+            f"{path}: an id has a lone surrogate, which no file can hold ({error}); rename it"
+        ) from error
     scores = [
         math.fsum(numbers) / len(numbers)
         for numbers in (_numbers(path, repr(key), value) for key, value in content.items())
@@ -155,12 +165,21 @@ def _numbers(path: Path, name: str, value: Any) -> list[float]:
 
 def _npy(path: Path) -> Shard:
     try:
+        _check_header_length(path)
         # Mapped: a header that claims more than the file holds is refused before memory is taken,
         # and so are objects, which would need pickle.
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header may raise anything
         raise RankingError(f"{path} cannot be read as an array: {_reason(error)}") from error
     return _averaged(path, array)
+
+
+def _check_header_length(path: Path) -> None:
+    """NumPy takes the memory for a header, of up to 4 GB, before it looks at it."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\x01" and int.from_bytes(start[8:], "little") > 10_000:
+        raise ValueError("its header declares more than 10,000 bytes")
 
 
 def _pt(path: Path) -> Shard:

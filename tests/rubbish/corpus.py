@@ -28,7 +28,7 @@ from influcoder_lightning.errors import InfluCoderError
 
 DOCUMENTED = (InfluCoderError, MisconfigurationException)
 ROOM = 512 * 2**20  # bytes that one input may make the process grow by, address space included
-SECONDS = 20  # a FIFO that somebody opens would wait for ever
+SECONDS = 10  # a FIFO that somebody opens would wait for ever
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 
+import corpus_rankings
 import corpus_rows
+import corpus_scores
 import pytest
 from corpus import Case, meet, tree
 
 CASES: list[Case] = [
     *corpus_rows.CASES,
+    *corpus_scores.CASES,
+    *corpus_rankings.CASES,
 ]
 
 
