@@ -82,21 +82,38 @@ class GradientCapture:
         self.projector = projector
         self.seconds = 0.0
         self._handles: list[Any] = []
-        self._armed = False
+        self._armed = self._compiled = False
         self._anchor: Tensor | None = None
         self._reset(0)
 
-    def attach(self) -> None:
-        """Register the forward hooks (no effect on the model until `begin`)."""
-        if not self._handles:
-            for linear in self.linears:
-                hook = self._forward_hook(linear)
-                for module in (linear.module, *linear.tied):
-                    self._handles.append(module.register_forward_hook(hook))
+    def attach(self, *, compiled: bool = False) -> None:
+        """Register the hooks (no effect on the model until `begin`).
+
+        Args:
+            compiled: the model runs through torch.compile. The hooks then break its graphs, and
+                what was compiled without them is dropped; so it is again by `detach`. The rows stay
+                exact, but the compiler fuses less, so training may round its last bits otherwise.
+        """
+        if self._handles:
+            return
+        self._compiled = compiled
+        if compiled:
+            torch.compiler.reset()
+        for linear in self.linears:
+            hook = self._forward_hook(linear)
+            if compiled:
+                hook = torch.compiler.disable(hook)
+            for module in (linear.module, *linear.tied):
+                self._handles.append(module.register_forward_hook(hook))
+            self._handles.append(
+                linear.module.weight.register_post_accumulate_grad_hook(self._trained_hook(linear))
+            )
 
     def detach(self) -> None:
         """Remove all hooks; safe to call at any time and more than once."""
         self._armed = False
+        if self._handles and self._compiled:
+            torch.compiler.reset()
         while self._handles:
             self._handles.pop().remove()
 
@@ -137,12 +154,21 @@ class GradientCapture:
         """Stop collecting and return the rows of the micro-batch.
 
         Raises:
-            CaptureError: no LoRA linear took part in the backward pass, or it is one of our own
-                and the forward was checkpointed with reentry.
+            CaptureError: no LoRA linear took part in the backward pass, a weight got its gradient
+                past the hooks, or the backward pass is one of our own and the forward was
+                checkpointed with reentry.
         """
         self._armed = False
         for linear, rows in list(self._partial.values()):
             self._consume(linear, rows)
+        missed = self._trained - self._tapped
+        if missed:
+            raise CaptureError(
+                f"`{min(missed)}` and {len(missed) - 1} other LoRA weights got a gradient that no "
+                "capture hook saw: the model ran code that was compiled before the hooks came, or "
+                "that reads the weights past their linears, as fused kernels do. Call "
+                "torch.compiler.reset() before the fit, or train without such code."
+            )
         if self._sketch is None and self._anchor is not None and self._ran_without_gradient:
             raise CaptureError(
                 "the LoRA layers ran without gradient, as under reentrant gradient checkpointing, "
@@ -167,6 +193,15 @@ class GradientCapture:
         self._squared_norm = torch.empty(0)
         self._calls: dict[str, int] = {}
         self._partial: dict[str, tuple[LoraLinear, Tensor]] = {}
+        self._tapped: set[str] = set()
+        self._trained: set[str] = set()
+
+    def _trained_hook(self, linear: LoraLinear) -> Callable[[Tensor], None]:
+        def hook(weight: Tensor) -> None:
+            if self._armed:
+                self._trained.add(linear.name)
+
+        return hook
 
     def _forward_hook(self, linear: LoraLinear) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
@@ -188,6 +223,7 @@ class GradientCapture:
         if not self._armed:
             return
         start = perf_counter()
+        self._tapped.add(linear.name)
         if d.dim() != 3 or d.shape[0] != self._batch_size:
             raise CaptureError(
                 f"`{linear.name}` ran on a tensor of shape {tuple(x.shape)} in a batch of "

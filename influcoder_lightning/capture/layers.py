@@ -107,15 +107,26 @@ def uncaptured_parameters(model: nn.Module, linears: list[LoraLinear]) -> list[s
     ]
 
 
+def compiled_parts(module: nn.Module) -> list[str]:
+    """Names of the parts of ``module`` that run through torch.compile."""
+    return [
+        name or type(module).__name__
+        for name, child in module.named_modules()
+        if hasattr(child, "_orig_mod")
+        or child._compiled_call_impl is not None
+        or getattr(child, "_compiler_ctx", None) is not None  # Lightning took the wrapper off
+    ]
+
+
 def refuse_compiled(module: nn.Module) -> None:
     """Raise ``CaptureError`` if a part of ``module`` was compiled: its hooks may be traced away."""
-    for name, child in module.named_modules():
-        if hasattr(child, "_orig_mod") or child._compiled_call_impl is not None:
-            raise CaptureError(
-                f"`{name or type(module).__name__}` was compiled with torch.compile, which may "
-                "trace the capture hooks away. Train without torch.compile, or value the data "
-                "afterwards with extract_features on the uncompiled model."
-            )
+    parts = compiled_parts(module)
+    if parts:
+        raise CaptureError(
+            f"`{parts[0]}` was compiled with torch.compile, which may "
+            "trace the capture hooks away. Train without torch.compile, or value the data "
+            "afterwards with extract_features on the uncompiled model."
+        )
 
 
 def _outermost(module: nn.Module, kind: type[nn.Module]) -> Iterator[Any]:
