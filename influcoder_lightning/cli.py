@@ -76,19 +76,17 @@ def run_recipe(
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from influcoder_lightning.errors import InfluCoderError
+    from influcoder_lightning.recipes.config_kinds import check_kinds
     from influcoder_lightning.recipes.progress import quiet
-    from influcoder_lightning.recipes.run_folder import (
-        absolute_paths,
-        check_numbers,
-        continue_run,
-    )
+    from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
 
     _limit_threads()
     module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
     try:
         with quiet():
+            check_kinds(cfg)
             cfg = absolute_paths(continue_run(cfg, recipe, given or []))
-            check_numbers(cfg)
+            check_kinds(cfg)
             result = module.run(cfg, folder)
             page = " (start with report.md)" if (folder / "report.md").exists() else ""
             logging.getLogger(__name__).info("run folder: %s%s", folder, page)

@@ -8,8 +8,9 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from influcoder_lightning.data.files import LONGEST, why_no_file
 from influcoder_lightning.errors import ConfigError, DataError
@@ -91,13 +92,10 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
     # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
     with file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), start=1):
+        for number in count(1):
             where = f"{path}:{number}"
-            if len(line) > LONGEST:
-                raise DataError(
-                    f"{where}: a line of more than {LONGEST:,} bytes. Each line needs one row; "
-                    "was the file damaged?"
-                )
+            if not (line := _line(file, where)):
+                return
             if not line.strip():
                 blank = blank or number
                 continue
@@ -110,6 +108,19 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                     f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8."
                 ) from error
             yield _checked_row(_parsed(text, where), where)
+
+
+def _line(file: BinaryIO, where: str) -> bytes:
+    try:
+        line = file.readline(LONGEST + 1)
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror}).") from error
+    if len(line) > LONGEST:
+        raise DataError(
+            f"{where}: a line of more than {LONGEST:,} bytes. Each line needs one row; was the "
+            "file damaged?"
+        )
+    return line
 
 
 def _parsed(text: str, where: str) -> Any:

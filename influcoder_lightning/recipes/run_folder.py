@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
 
+from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.recipes.config_kinds import check_kinds, defaults
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 RANKING = "ranking.csv"
@@ -69,24 +78,87 @@ def save_config(cfg: DictConfig, folder: Path, **facts: Any) -> None:
 
 
 def load_config(folder: Path) -> DictConfig:
-    """The configuration of a finished run.
+    """The configuration of a finished run: all keys of conf/config.yaml, and its facts.
+
+    Keys that this release does not know are left out with a warning, and those that the file lacks
+    have their defaults.
 
     Raises:
         ConfigError: the folder is no run folder, or its file is damaged.
     """
     path = folder / CONFIG
-    if not path.is_file():
+    if why := why_no_file(path):
         raise ConfigError(
-            f"from={folder}: no {CONFIG} there, so it is no run folder. Give the folder that an "
-            "earlier `influcoder` run wrote (its hydra.run.dir)."
+            f"from={folder}: no {CONFIG} there ({why}), so it is no run folder. Give the folder "
+            "that an earlier `influcoder` run wrote (its hydra.run.dir)."
         )
     try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path} holds no keys; it was not written by `influcoder`.")
+        text = read_whole(path, _MOST_BYTES).decode("utf-8-sig")
+        _refuse_growth(text)
+        content = yaml.load(text, Loader=get_yaml_loader())  # OmegaConf's: safe, no key twice
+        if not isinstance(content, dict) or not content.keys() & {"model", "data", "train"}:
+            raise ConfigError(f"{path} holds no keys of a run; it was not written by `influcoder`.")
+        facts = content.get("facts") or {}
+        if not isinstance(facts, dict):
+            raise ConfigError(f"{path}: facts must hold keys; it was not written by `influcoder`.")
+        known = OmegaConf.create(_known(_literal(content), defaults(), "", path))
+        check_kinds(OmegaConf.merge(defaults(), known), f"{path}: ")  # type: ignore[arg-type]
+        loaded = OmegaConf.merge(defaults(), known, {"facts": _literal(facts)})
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"{path} cannot be read as YAML: {reason:.300}. Continue from another run, or value "
+            "the pool again."
+        ) from error
+    assert isinstance(loaded, DictConfig)
     return loaded
+
+
+_MOST_BYTES, _MOST_DEPTH = 2**22, 32
+
+
+def _refuse_growth(text: str) -> None:
+    """Aliases let a few lines stand for terabytes, and deep nesting takes the parser very long."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("it has an alias (*name), and `influcoder` writes none")
+        name = type(token).__name__
+        depth += name.endswith("StartToken") - name.endswith("EndToken")
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+
+
+def _literal(content: Any) -> Any:
+    """Text as it stands: a run's file is written resolved, so that ${...} in it means itself."""
+    if isinstance(content, dict):
+        return {key: _literal(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_literal(value) for value in content]
+    if isinstance(content, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", content)
+    return content
+
+
+def _known(content: dict[Any, Any], kinds: DictConfig, prefix: str, path: Path) -> dict[str, Any]:
+    """The keys of conf/config.yaml among those of a file."""
+    known: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in kinds:
+            if prefix or key not in ("facts", "versions", "command"):
+                log.warning("%s: %s%s is no key of this release; ignored", path, prefix, key)
+            continue
+        section = kinds[key]
+        if isinstance(section, DictConfig) and isinstance(value, dict):
+            value = _known(value, section, f"{prefix}{key}.", path)
+        elif isinstance(section, DictConfig):
+            raise ConfigError(f"{path}: {prefix}{key} must hold keys; it holds a value.")
+        elif value == "???":  # for OmegaConf: a value that is still to be given
+            raise ConfigError(f"{path}: {prefix}{key} has no value; write one, or null.")
+        known[key] = value
+    return known
 
 
 def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictConfig:
@@ -107,9 +179,8 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
     with open_dict(cfg):
         for name in (*_SHARED, *_ALSO.get(recipe, ())):
             kept = {key: OmegaConf.select(cfg, key) for key in given if _inside(key, name)}
-            if name in earlier:
-                # What the earlier run calls an absolute path stays one from any directory.
-                cfg[name] = earlier[name]
+            # What the earlier run calls an absolute path stays one from any directory.
+            cfg[name] = earlier[name]
             for key, value in kept.items():
                 OmegaConf.update(cfg, key, value, merge=False)
         # A store that the earlier run was allowed to replace is no reason to replace this one.
@@ -120,59 +191,31 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
     return cfg
 
 
-_LEAST = {
-    "seed": 0,
-    "select.k": 1,
-    "retrain.steps": 1,
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "train.max_length": 1,
-    "train.warmup": 0,
-}
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """Refuse words where numbers are meant, and numbers too small to mean anything.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    for key, least in _LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (not _is_number(value, int) or value < least):
-            raise ConfigError(f"{key}={value} must be a whole number of at least {least}.")
-    for key in ("train.lr", "train.weight_decay", "train.epochs"):
-        value = OmegaConf.select(cfg, key)
-        if not _is_number(value, int | float) or value < 0:
-            raise ConfigError(f"{key}={value} must be a number of at least 0.")
-    seeds = cfg.seeds if OmegaConf.is_list(cfg.seeds) else [None]
-    if not all(_is_number(seed, int) for seed in seeds):
-        raise ConfigError(f"seeds={cfg.seeds} must be a list of whole numbers, like [0,1,2].")
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
 def absolute_paths(cfg: DictConfig) -> DictConfig:
     """The configuration with local paths made absolute, so that the run repeats from anywhere."""
     cfg = cfg.copy()
     for key in ("data.pool", "data.query", "data.eval", "from", "queries", "model.adapter"):
         value = OmegaConf.select(cfg, key)
         if value is not None:
-            OmegaConf.update(cfg, key, str(Path(value).expanduser().absolute()))
+            OmegaConf.update(cfg, key, _absolute(key, value))
     for key in ("a", "b"):  # files or lists of files
         value = OmegaConf.select(cfg, key)
         if OmegaConf.is_list(value):
-            OmegaConf.update(cfg, key, [str(Path(str(v)).expanduser().absolute()) for v in value])
+            OmegaConf.update(cfg, key, [_absolute(key, v) for v in value])
         elif value is not None:
-            OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
+            OmegaConf.update(cfg, key, _absolute(key, value))
     for key in ("model.name", "influence.text_encoder"):  # a folder or a hub name
         value = OmegaConf.select(cfg, key)
         if value is not None and Path(value).is_dir():
             OmegaConf.update(cfg, key, str(Path(value).absolute()))
     return cfg
+
+
+def _absolute(key: str, value: Any) -> str:
+    try:
+        return str(Path(str(value)).expanduser().absolute())
+    except RuntimeError as error:  # ~name of a user that there is not
+        raise ConfigError(f"{key}={value!s:.100}: {error}") from error
 
 
 def source_folder(cfg: DictConfig, recipe: str) -> Path:

@@ -183,7 +183,9 @@ def outcome(call: Callable[[], Any]) -> tuple[Exception | None, Any]:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import corpus_configs
 import corpus_rankings
 import corpus_rows
 import corpus_scores
@@ -15,6 +16,7 @@ CASES: list[Case] = [
     *corpus_rows.CASES,
     *corpus_scores.CASES,
     *corpus_rankings.CASES,
+    *corpus_configs.CASES,
 ]
 
 
