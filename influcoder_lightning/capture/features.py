@@ -36,8 +36,9 @@ def feature_rows(
         loss_function: ``batch -> [B]`` mean response losses, differentiable.
 
     Raises:
-        DataError: the loss is not one number per sample.
+        DataError: the loss is not one number per sample, or the batch is packed.
     """
+    refuse_packed(batch)
     capture.begin(len(ids), own_backward=True)
     try:
         with torch.enable_grad():
@@ -104,8 +105,9 @@ def refuse_packed(batch: Any) -> None:
             packed = "position_ids that restart within a row"
     if packed is not None:
         raise DataError(
-            f"the batch is packed ({packed}): several samples in one row are not supported. "
-            "Use one sample per row."
+            f"the batch is packed ({packed}): several samples in one row are supported only in "
+            "training, where `segment_ids` [batch, tokens] (0 padding, 1, 2, ... the samples of a "
+            "row) tells them apart. Use one sample per row."
         )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.layers import LoraLinear
+from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.projection import Projector
 
@@ -84,6 +85,7 @@ class GradientCapture:
         self._handles: list[Any] = []
         self._armed = self._compiled = False
         self._anchor: Tensor | None = None
+        self._segments: Segments | None = None
         self._reset(0)
 
     def attach(self, *, compiled: bool = False) -> None:
@@ -117,14 +119,18 @@ class GradientCapture:
         while self._handles:
             self._handles.pop().remove()
 
-    def begin(self, batch_size: int, *, own_backward: bool = False) -> None:
+    def begin(
+        self, batch_size: int, *, own_backward: bool = False, segments: Segments | None = None
+    ) -> None:
         """Start to collect; the next forward and backward belong to ``batch_size`` samples.
 
         Args:
-            batch_size: B, the number of rows.
+            batch_size: B, the number of samples.
             own_backward: the backward pass will be `backward`, not the training's own.
+            segments: where the samples lie in a packed batch; else each is one row.
         """
         self._reset(batch_size)
+        self._segments = segments
         self._armed = True
         if own_backward:
             self._anchor = torch.zeros((), requires_grad=True)
@@ -186,6 +192,7 @@ class GradientCapture:
 
     def _reset(self, batch_size: int) -> None:
         self._batch_size = batch_size
+        self._segments = None
         self._in_backward = False
         self._ran_without_gradient = False
         self._anchor = None
@@ -224,13 +231,21 @@ class GradientCapture:
             return
         start = perf_counter()
         self._tapped.add(linear.name)
-        if d.dim() != 3 or d.shape[0] != self._batch_size:
+        packed = self._segments
+        fits = d.dim() == 3 and (
+            d.shape[0] == self._batch_size
+            if packed is None
+            else d.shape[:2] == packed.segment_ids.shape
+        )
+        if not fits:
             raise CaptureError(
                 f"`{linear.name}` ran on a tensor of shape {tuple(x.shape)} in a batch of "
-                f"{self._batch_size} samples: expected [batch, tokens, features]. Packed rows, "
-                "mixtures of experts and several sub-batches in one training step are not "
-                "supported; let each sample be one row of one forward pass."
+                f"{self._batch_size} samples: expected [batch, tokens, features]. Packed rows "
+                "without `segment_ids`, mixtures of experts and several sub-batches in one "
+                "training step are not supported; let each sample be one row of one forward pass."
             )
+        if packed is not None:
+            x, d = packed.unpacked(x), packed.unpacked(d)
         with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
             # Under autocast the linear saw x in the precision of its output.
             rows = torch.bmm(d.float().transpose(1, 2), x.to(d.dtype).float())

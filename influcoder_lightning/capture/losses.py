@@ -82,16 +82,25 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def observed_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def observed_losses(logits: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
     """As `sample_losses`, without gradient, one sample's response logits in memory at a time.
 
     Samples without a response token get NaN.
+
+    Args:
+        logits: [B, T, V].
+        labels: [S, L], one row per sample.
+        index: [S, L], where each sample's tokens are in the flattened [B * T] ones of a packed
+            batch; None: sample i is row i.
     """
     keep = labels[:, 1:] != IGNORE_INDEX
     losses = torch.full((len(labels),), float("nan"), device=logits.device)
     with torch.autocast(logits.device.type, enabled=False):
         for i in range(len(labels)):
             if keep[i].any():
-                picked = logits[i, :-1][keep[i]].float()
+                if index is None:
+                    picked = logits[i, :-1][keep[i]].float()
+                else:
+                    picked = logits.flatten(0, 1)[index[i, :-1][keep[i]]].float()
                 losses[i] = functional.cross_entropy(picked, labels[i, 1:][keep[i]])
     return losses

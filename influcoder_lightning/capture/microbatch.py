@@ -11,6 +11,7 @@ from torch import Tensor
 from influcoder_lightning.capture.features import refuse_packed
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.losses import LossReduction, response_tokens, sample_weights
+from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
@@ -21,11 +22,12 @@ class MicroBatch:
     """What must be known of a batch before its backward pass.
 
     Attributes:
-        ids: B sample ids.
-        labels: [B, T].
-        weights: [B] float64, the weight of each sample's loss in the training loss.
+        ids: S sample ids.
+        labels: [S, L], one row per sample, also where the batch is packed.
+        weights: [S] float64, the weight of each sample's loss in the training loss.
         loss_scale: factor on the training loss when it was run backward (accumulation, AMP).
         loss: the training loss that was run backward, or None before that.
+        segments: where the samples lie in a packed batch, else None.
     """
 
     ids: list[int | str]
@@ -33,6 +35,7 @@ class MicroBatch:
     weights: Tensor
     loss_scale: float = 1.0
     loss: float | None = None
+    segments: Segments | None = None
 
     @classmethod
     def read(
@@ -41,11 +44,16 @@ class MicroBatch:
         """Read a training batch.
 
         Raises:
-            DataError: no ids, ids that do not match the rows, no labels, packed rows, or no
-                response token at all.
+            DataError: no ids, ids that do not match the rows or segments, no labels, packed rows
+                without `segment_ids`, or no response token at all.
         """
-        refuse_packed(batch)
         labels = batch_labels(batch, labels_key)
+        segments = Segments.read(batch)
+        if segments is None:
+            refuse_packed(batch)
+        else:
+            labels = segments.labels(labels)
+            batch = {**batch, sample_id_key: segments.flat_ids(batch.get(sample_id_key, ()))}
         ids = batch_sample_ids(batch, sample_id_key)
         if len(ids) != len(labels):
             raise DataError(
@@ -59,7 +67,7 @@ class MicroBatch:
                 f"the causal shift); first ids: {ids[:5]}. Its loss is undefined: drop these "
                 "samples or shorten their prompts."
             )
-        return cls(ids, labels, sample_weights(n_tokens, reduction, batch))
+        return cls(ids, labels, sample_weights(n_tokens, reduction, batch), segments=segments)
 
     def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
         """Rows with the loss's weights, accumulation and AMP scale undone."""

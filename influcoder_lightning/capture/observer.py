@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.losses import observed_losses
+from influcoder_lightning.capture.packing import Segments
+from influcoder_lightning.errors import DataError
 
 
 class LossObserver:
@@ -21,31 +23,59 @@ class LossObserver:
         self._modules = [model] if base is model else [model, base]
         self._handles: list[Any] = []
         self._labels: Tensor | None = None
+        self._segments: Segments | None = None
+        self._verified = True
         self.losses: Tensor | None = None
 
     def attach(self) -> None:
         """Register the hooks."""
         if not self._handles:
-            self._handles = [m.register_forward_hook(self._hook) for m in self._modules]
+            self._handles = [
+                m.register_forward_hook(self._hook, with_kwargs=True) for m in self._modules
+            ]
 
     def detach(self) -> None:
         """Remove the hooks."""
-        self._labels = None
+        self._labels = self._segments = None
         while self._handles:
             self._handles.pop().remove()
 
-    def begin(self, labels: Tensor) -> None:
-        """Arm for one forward pass over samples with these labels [B, T]."""
-        self._labels, self.losses = labels, None
+    def begin(self, labels: Tensor, segments: Segments | None = None) -> None:
+        """Arm for one forward pass over S samples with these labels [S, L].
+
+        Args:
+            labels: of each sample.
+            segments: where the samples lie in a packed batch. The forward pass must then keep them
+                apart; its hook raises `DataError` if it is not known to.
+        """
+        self._labels, self._segments, self.losses = labels, segments, None
+        self._verified = segments is None
 
     def finish(self, batch_size: int) -> Tensor:
-        """[B] float32 losses on the CPU; NaN where the logits could not be read."""
-        losses, self.losses, self._labels = self.losses, None, None
+        """[S] float32 losses on the CPU; NaN where the logits could not be read.
+
+        Raises:
+            DataError: a packed batch went through the model where its attention was not seen.
+        """
+        losses, self.losses = self.losses, None
+        unseen = self._labels is not None and not self._verified and batch_size > 0
+        self._labels = self._segments = None
+        if unseen:
+            raise DataError(
+                "the batch is packed, but the language model was not called as a whole, so it "
+                "cannot be told whether attention keeps the samples apart. Call the model itself "
+                "in `training_step`, or use one sample per row."
+            )
         return torch.full((batch_size,), float("nan")) if losses is None else losses.cpu()
 
-    def _hook(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _hook(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
         if self._labels is None or self.losses is not None or not torch.is_grad_enabled():
             return
+        if self._segments is not None:
+            self._segments.require_block_diagonal(kwargs, getattr(module, "config", None))
+            self._verified = True
         logits = getattr(output, "logits", None)
-        if isinstance(logits, Tensor) and logits.shape[:2] == self._labels.shape:
-            self.losses = observed_losses(logits.detach(), self._labels)
+        rows = self._labels if self._segments is None else self._segments.segment_ids
+        if isinstance(logits, Tensor) and logits.shape[:2] == rows.shape:
+            index = None if self._segments is None else self._segments.index
+            self.losses = observed_losses(logits.detach(), self._labels, index)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from influcoder_lightning.capture.features import evaluating, feature_rows
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.losses import IGNORE_INDEX
+from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
@@ -57,7 +58,13 @@ def query_features(
 
 
 def batch_texts(batch: Any, labels: Tensor, tokenizer: Any) -> list[Text] | None:
-    """``{"prompt", "response"}`` of each row: the batch's own, else decoded; None where unknown."""
+    """``{"prompt", "response"}`` of each sample: the batch's own, else decoded; None if unknown.
+
+    Args:
+        batch: may be packed, see `Segments`.
+        labels: [S, L], one row per sample.
+        tokenizer: may be None.
+    """
     if isinstance(batch, Mapping) and "prompt" in batch and "response" in batch:
         return [
             {"prompt": p, "response": r}
@@ -66,8 +73,12 @@ def batch_texts(batch: Any, labels: Tensor, tokenizer: Any) -> list[Text] | None
     tokens = batch.get("input_ids") if isinstance(batch, Mapping) else batch[0]
     if tokenizer is None or tokens is None:
         return None
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    attended = torch.ones_like(tokens) if mask is None else mask
+    segments = Segments.read(batch)
+    if segments is not None:
+        tokens, attended = segments.unpacked(tokens), segments.valid
+    else:
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        attended = torch.ones_like(tokens) if mask is None else mask
     response = labels != IGNORE_INDEX
     prompts, responses = (
         tokenizer.batch_decode(
