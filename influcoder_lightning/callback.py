@@ -8,11 +8,14 @@ Values every training sample while a LoRA fine-tuning run goes on, and leaves th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,11 +26,32 @@ from influcoder_lightning.capture.features import causal_lm_losses
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.losses import LossReduction, check_reduction
 from influcoder_lightning.capture.microbatch import MicroBatch
+from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.data.sample_ids import batch_labels
 from influcoder_lightning.errors import CaptureError, ConfigError
+from influcoder_lightning.processes import Processes
 from influcoder_lightning.valuation import Options, Valuation
 
-_REFUSED_STRATEGIES = ("FSDP", "DeepSpeed", "ModelParallel")
+_REFUSED_STRATEGIES = ("FSDP", "DeepSpeed", "DataParallel", "XLA")
+PADDING = "repeated by the distributed sampler to even out the processes"
+
+
+def _valuing(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that serves the valuation only: trouble in it is dealt with as ``on_error`` says."""
+
+    @wraps(hook)
+    def guarded(self: InfluenceCallback, trainer: Trainer, *args: Any) -> None:
+        if self._given_up:
+            return
+        try:
+            hook(self, trainer, *args)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._give_up(trainer, error)
+
+    return guarded
 
 
 class InfluenceCallback(Callback):
@@ -60,6 +84,14 @@ class InfluenceCallback(Callback):
         overwrite: replace a store that is already in ``dirpath``.
         drift_warn: warn when a window's drift falls below this cosine.
         seed: of projector, towers and co-training.
+        on_error: ``"raise"``, or ``"warn"``: trouble in the valuation (a full disk, an encoder that
+            fails) ends the valuation with one warning, and the training goes on.
+        segment_rows: rows that a killed run may lose, at most; see ``docs/guarantees.md``.
+        segment_seconds: the same in seconds of work.
+        keep_states: checkpoints that can be resumed from, the newest ones.
+
+    Checkpoints that the Trainer saves carry the valuation: ``trainer.fit(..., ckpt_path=...)`` goes
+    on with it, and drops what was captured after the checkpoint.
 
     Raises:
         MisconfigurationException: an argument that cannot work; in ``setup``, a Trainer or module
@@ -93,6 +125,10 @@ class InfluenceCallback(Callback):
         overwrite: bool = False,
         drift_warn: float = 0.5,
         seed: int = 0,
+        on_error: Literal["raise", "warn"] = "raise",
+        segment_rows: int = 2048,
+        segment_seconds: float = 60.0,
+        keep_states: int = 3,
     ) -> None:
         super().__init__()
         self.dirpath = None if dirpath is None else str(dirpath)
@@ -101,7 +137,11 @@ class InfluenceCallback(Callback):
         self.co_train_every_n_steps = co_train_every_n_steps
         self.every_n_train_steps = every_n_train_steps
         self.refresh_queries_every_n_steps = refresh_queries_every_n_steps
-        self.drift_warn = drift_warn
+        self.drift_warn, self.on_error = drift_warn, on_error
+        if on_error not in ("raise", "warn"):
+            raise MisconfigurationException(
+                f"`on_error` must be 'raise' or 'warn', got {on_error!r}."
+            )
         try:
             self.options = Options(
                 tokenizer=tokenizer,
@@ -115,6 +155,9 @@ class InfluenceCallback(Callback):
                 keep_sketches=keep_sketches,
                 overwrite=overwrite,
                 seed=seed,
+                segment_rows=segment_rows,
+                segment_seconds=segment_seconds,
+                keep_states=keep_states,
             )
             check_reduction(loss_reduction)
         except ConfigError as error:
@@ -138,6 +181,9 @@ class InfluenceCallback(Callback):
             )
         self._valuation: Valuation | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._resume: dict[str, Any] | None = None
+        self._pointer: dict[str, Any] | None = None
+        self._given_up = False
 
     def query_loss(self, pl_module: LightningModule, batch: Any) -> Tensor:
         """Mean response loss [B] of each query in ``batch``, differentiable.
@@ -166,25 +212,20 @@ class InfluenceCallback(Callback):
                 "passes cannot be told apart. Value the data with `extract_features` instead."
             )
         strategy = type(trainer.strategy).__name__
-        if trainer.world_size > 1 or strategy.startswith(_REFUSED_STRATEGIES):
+        if strategy.startswith(_REFUSED_STRATEGIES):
             raise MisconfigurationException(
-                f"`InfluenceCallback` runs in a single process; {strategy} with "
-                f"{trainer.world_size} processes (DDP, FSDP, DeepSpeed) is not supported yet. Use "
-                "`Trainer(devices=1)`."
+                f"`InfluenceCallback` does not support {strategy}: it rearranges the weights so "
+                "that LoRA layers cannot be told apart. Use `strategy='ddp'`, or FSDP2 through "
+                "`ModelParallelStrategy`."
             )
 
+    @_valuing
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the LoRA layers, open the store, attach the hooks."""
-        if getattr(trainer, "fast_dev_run", False):
-            self._temporary = tempfile.TemporaryDirectory(prefix="influcoder-")
-            folder = Path(self._temporary.name)
-            rank_zero_info("fast_dev_run: the influence store is temporary and will be removed.")
-        else:
-            base = trainer.log_dir or trainer.default_root_dir
-            folder = Path(self.dirpath or Path(base) / "influence")
-            self.dirpath = str(folder)
+        """Find the LoRA layers, open the store, attach the hooks; go on where a checkpoint says."""
+        pointer, self._resume, self._pointer = self._resume, None, None
+        folder = self._folder(trainer, pointer)
         config = {
-            "loss_reduction": str(self.loss_reduction),
+            "loss_reduction": getattr(self.loss_reduction, "__qualname__", self.loss_reduction),
             "every_n_train_steps": self.every_n_train_steps,
             "co_train_every_n_steps": self.co_train_every_n_steps,
             "refresh_queries_every_n_steps": self.refresh_queries_every_n_steps,
@@ -192,20 +233,43 @@ class InfluenceCallback(Callback):
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "mode": "training",
         }
-        self._valuation = Valuation(pl_module, folder, self.options, config)
-        self._rate_shares = _rate_shares(trainer, self._valuation)
+        valuation = Valuation(pl_module, folder, self.options, config, pointer)
+        self._valuation = valuation
+        self._rate_shares = _rate_shares(trainer, valuation)
         self._begun = perf_counter()
         self._boundary, self._captured, self._warned_loss = True, False, False
         self._step = trainer.global_step
         self._micro: MicroBatch | None = None
         self._gradients: CapturedRows | None = None
-        self._window_start: tuple[int, int] | None = None
+        start = valuation.restored.get("window_start")
+        self._window_start: tuple[int, int] | None = None if start is None else tuple(start)
+        self._epoch_samples = valuation.restored.get("epoch_samples", 0)
+        if pointer is None and trainer.global_step:
+            rank_zero_warn(
+                f"influcoder: training goes on at step {trainer.global_step}, but its checkpoint "
+                "holds no valuation: the store begins here."
+            )
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make every row before this checkpoint durable, and let it point to what it needs."""
+        if self._temporary is None:
+            self._save_state(trainer)
+        if self._pointer is not None and self._pointer["step"] == trainer.global_step:
+            checkpoint["callbacks"][self.state_key] = self._pointer
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember where the valuation of the checkpoint is; `on_train_start` goes on from it."""
+        self._resume = state_dict
+
+    @_valuing
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch starts a new optimizer step, also after one that a hook cut short."""
-        self._boundary, self._micro = True, None
+        self._boundary, self._micro, self._epoch_samples = True, None, 0
         self._active().cancel()
 
+    @_valuing
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -217,6 +281,7 @@ class InfluenceCallback(Callback):
                 self._step = trainer.global_step
                 self._captured = self._step % self.every_n_train_steps == 0
                 self._maybe_open_window(trainer, pl_module)
+            self._count_samples(trainer, batch)
             if self._captured:
                 self._micro = MicroBatch.read(
                     batch,
@@ -226,6 +291,7 @@ class InfluenceCallback(Callback):
                 )
                 valuation.begin(self._micro.labels)
 
+    @_valuing
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
@@ -237,6 +303,7 @@ class InfluenceCallback(Callback):
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 
+    @_valuing
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the gradients of this micro-batch, and the learning rate its step will use."""
         if self._micro is not None:
@@ -247,6 +314,7 @@ class InfluenceCallback(Callback):
                 rates = [share * float(groups[i]["lr"]) for i, share in self._rate_shares.items()]
                 self._rate = sum(rates)
 
+    @_valuing
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
@@ -257,37 +325,36 @@ class InfluenceCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hand the rows on; co-train where the schedule says so."""
-        valuation = self._active()
-        with valuation.timed():
-            if self._micro is not None:
-                self._hand_on(trainer, valuation, self._micro, batch)
-                self._micro = self._gradients = None
-            if self._boundary and trainer.global_step % self.co_train_every_n_steps == 0:
-                valuation.co_train()
-        if self._boundary and not trainer.barebones:
-            pl_module.log_dict(self._metrics(), batch_size=1, on_step=True, on_epoch=False)
+        self._take_rows(trainer, batch)
+        if self._boundary:
+            self._end_step(trainer)
+            if not (trainer.barebones or self._given_up):
+                pl_module.log_dict(self._metrics(), batch_size=1, on_step=True, on_epoch=False)
 
+    @_valuing
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the queries once more, write everything, check that nothing is missing."""
         valuation = self._valuation
         if valuation is None:
             return
+        if trainer.checkpoint_callbacks and self._temporary is None:
+            self._save_state(trainer)  # a checkpoint saved after this hook can be resumed from
         drift = valuation.close(
             trainer.global_step, self._query_rows(trainer, pl_module, valuation)
         )
         self._warn_drift(drift)
-        counts = valuation.recorder.counts
-        metrics = {"influcoder/rows_written": float(valuation.recorder.rows_written)}
+        seen, kept_out = valuation.totals
+        metrics = {"influcoder/rows_written": float(valuation.rows_written)}
         if drift is not None and drift == drift:
             metrics["influcoder/drift"] = drift
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
-        kept_out = "; ".join(f"{c.total()} kept out: {r}" for r, c in counts.kept_out.items())
+        reasons = "".join(f"; {n} kept out: {reason}" for reason, n in kept_out.items())
         message = (
-            f"influcoder: {valuation.recorder.rows_written} rows written for {counts.n_seen} "
-            f"samples seen{'; ' + kept_out if kept_out else ''}. Store: {valuation.folder}"
+            f"influcoder: {valuation.rows_written} rows written for {seen} samples seen{reasons}. "
+            f"Store: {valuation.folder}"
         )
-        (rank_zero_warn if kept_out else rank_zero_info)(message)
+        (rank_zero_warn if reasons else rank_zero_info)(message)
         self._release()
 
     def on_exception(
@@ -304,7 +371,7 @@ class InfluenceCallback(Callback):
         self._release()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_valuation": None, "_temporary": None}
+        return self.__dict__ | {"_valuation": None, "_temporary": None, "_micro": None}
 
     # ------------------------------------------------------------------------ parts
 
@@ -321,21 +388,106 @@ class InfluenceCallback(Callback):
             self._temporary.cleanup()
             self._temporary = None
 
+    def _folder(self, trainer: Trainer, pointer: dict[str, Any] | None) -> Path:
+        """Where the store is, the same in every process."""
+        base = trainer.log_dir or trainer.default_root_dir
+        chosen = self.dirpath or (pointer or {}).get("folder") or str(Path(base) / "influence")
+        if getattr(trainer, "fast_dev_run", False):
+            self._temporary = tempfile.TemporaryDirectory(prefix="influcoder-")
+            chosen = self._temporary.name
+            rank_zero_info("fast_dev_run: the influence store is temporary and will be removed.")
+        chosen = str(trainer.strategy.broadcast(chosen))
+        if self._temporary is None:
+            self.dirpath = chosen
+        return Path(chosen)
+
+    def _save_state(self, trainer: Trainer) -> None:
+        valuation = self._valuation
+        if valuation is None or self._given_up:
+            return
+        if not self._boundary:
+            rank_zero_warn(
+                "influcoder: a checkpoint between the micro-batches of an optimizer step: Lightning "
+                "does not keep their gradients, so a run resumed from it differs from this one."
+            )
+        moment = [trainer.global_step, valuation.n_rows, valuation.recorder.n_windows]
+        if self._pointer is None or self._pointer["moment"] != moment:
+            extra = {"window_start": self._window_start, "epoch_samples": self._epoch_samples}
+            self._pointer = {
+                **valuation.save_state(extra),
+                "folder": str(valuation.folder),
+                "step": trainer.global_step,
+                "moment": moment,
+            }
+
+    def _give_up(self, trainer: Trainer, error: Exception) -> None:
+        """End the valuation and let the training go on (``on_error="warn"``)."""
+        self._given_up = True
+        reason = f"{type(error).__name__}: {error}"
+        valuation = self._valuation
+        if valuation is not None:
+            valuation.abort(trainer.global_step, reason)
+        self._release()
+        safe = f"{valuation.n_rows} rows are safe in {valuation.folder}" if valuation else "no rows"
+        warnings.warn(
+            f"influcoder: THE VALUATION HAS STOPPED at step {trainer.global_step}; the training "
+            f"goes on without it. Cause: {reason}. So far: {safe}.",
+            stacklevel=2,
+        )
+
+    @_valuing
+    def _take_rows(self, trainer: Trainer, batch: Any) -> None:
+        if self._micro is not None:
+            valuation = self._active()
+            with valuation.timed():
+                self._hand_on(trainer, valuation, self._micro, batch)
+                self._micro = self._gradients = None
+
+    def _end_step(self, trainer: Trainer) -> None:
+        """What all processes do together after an optimizer step."""
+        self._agree(trainer)
+        self._after_step(trainer)
+
+    @_valuing
+    def _after_step(self, trainer: Trainer) -> None:
+        valuation = self._active()
+        with valuation.timed():
+            valuation.recorder.end_step()
+            if trainer.global_step % self.co_train_every_n_steps == 0:
+                valuation.co_train()
+
+    def _agree(self, trainer: Trainer) -> None:
+        """With ``on_error="warn"`` and several processes: where one has given up, all do."""
+        if self.on_error == "warn" and trainer.world_size > 1:
+            given_up = Processes().gather(self._given_up)
+            if any(given_up) and not self._given_up:
+                rank = given_up.index(True)
+                self._give_up(trainer, CaptureError(f"process {rank} has given up"))
+
     def _hand_on(
         self, trainer: Trainer, valuation: Valuation, micro: MicroBatch, batch: Any
     ) -> None:
-        recorder, counts = valuation.recorder, valuation.recorder.counts
+        recorder = valuation.recorder
         losses = valuation.observer.finish(len(micro.ids))
-        counts.seen.update(micro.ids)
+        recorder.see(micro.ids)
         if self._gradients is None:
             valuation.cancel()
-            counts.keep_out("training_step returned no loss", micro.ids)
+            recorder.keep_out("training_step returned no loss", micro.ids)
             return
         self._check_reduction(micro, losses)
         rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
+        repeated = torch.arange(len(rows)) >= self._n_real
+        recorder.keep_out(PADDING, rows.select(repeated).ids)
         keep = rows.n_tokens > 0
-        counts.keep_out("no response token", rows.select(~keep).ids)
-        recorder.add(rows.select(keep), trainer.current_epoch, self._step, self._rate)
+        recorder.keep_out("no response token", rows.select(~keep & ~repeated).ids)
+        recorder.add(rows.select(keep & ~repeated), trainer.current_epoch, self._step, self._rate)
+
+    def _count_samples(self, trainer: Trainer, batch: Any) -> None:
+        """How many rows of this micro-batch come before the sampler's repeats."""
+        size = len(batch_labels(batch, self.options.labels_key))
+        n_real = n_before_padding(trainer.train_dataloader) if trainer.world_size > 1 else None
+        self._n_real = size if n_real is None else n_real - self._epoch_samples
+        self._epoch_samples += size
 
     def _maybe_open_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, step = trainer.current_epoch, trainer.global_step
@@ -387,7 +539,7 @@ class InfluenceCallback(Callback):
     def _metrics(self) -> dict[str, float]:
         valuation = self._active()
         values = {
-            "influcoder/rows_written": float(valuation.recorder.n_rows),
+            "influcoder/rows_written": float(valuation.n_rows),
             "influcoder/step_time_share": valuation.seconds / (perf_counter() - self._begun),
             "influcoder/encoder_loss": valuation.text_loss,
         }

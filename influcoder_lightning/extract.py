@@ -87,10 +87,11 @@ def extract_features(
             bar = progress.add_task("valuating", total=total)
             for index, batch in enumerate(dataloader):
                 _add_batch(valuation, move_data_to_device(batch, device), loss_function)
+                recorder.end_step()
                 if index % co_train_every_n_steps == 0:
                     valuation.co_train()
                 progress.advance(bar)
-        if not recorder.counts.n_seen:
+        if not recorder.segments.totals()[0]:
             raise DataError("the pool is empty: the dataloader gave no batch.")
         valuation.close(0, None)
     except BaseException as error:
@@ -187,8 +188,7 @@ def _query_takes(
 def _append_takes(store: InfluenceStore, takes: list[tuple[int, int, RowBatch, int]]) -> None:
     start = len(store.query_ids)
     texts, known_texts = takes[0][2].texts, store.query_texts()
-    writer = StoreWriter.reopen(store.path)
-    try:
+    with StoreWriter.extended(store.path) as writer:
         if texts is not None and (start == 0 or known_texts is not None):
             writer.append_query_texts(texts)
         for window, at_end, rows, version in takes:
@@ -202,10 +202,8 @@ def _append_takes(store: InfluenceStore, takes: list[tuple[int, int, RowBatch, i
                 "tower_version": version,
             }
             _warn_uncovered(tower.retained(rows.sketch, -1))
-            feature = encoded_block(tower, -1, rows, keep_sketches=True)
+            feature = encoded_block(tower, -1, rows.sketch, rows.norm, keep_sketches=True)
             writer.append("queries", rows.ids, columns, feature)
-    finally:
-        writer.close(complete=store.attributes["complete"], note=store.attributes["note"])
 
 
 def _warn_uncovered(share: float) -> None:
@@ -226,7 +224,7 @@ def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], 
         raise DataError(f"the batch carries {len(ids)} sample ids but {len(labels)} rows.")
     rows = feature_rows(valuation.capture, batch, ids, labels, loss_function)
     rows.texts = valuation.texts(batch, labels)
-    recorder.counts.seen.update(ids)
+    recorder.see(ids)
     keep = rows.n_tokens > 0
-    recorder.counts.keep_out("no response token", rows.select(~keep).ids)
+    recorder.keep_out("no response token", rows.select(~keep).ids)
     recorder.add(rows.select(keep), epoch=0, step=0, learning_rate=1.0)

@@ -1,19 +1,23 @@
-"""One valuation run: windows are opened and closed, rows come in, codes go to the store.
+"""One valuation run: windows are opened and closed, rows come in, segments go to the disk.
 
 States of a window: *open* (its query features are taken, rows come in) -> *closed* (the next
 window's query features are known, so its drift is). States of a row: *waiting* (captured before
-the first tower version; a bounded buffer) -> *written*. A window is encoded by one tower version:
-the first is frozen when the buffer is full or the run ends, whichever comes first; a better one
-may replace it only where a window starts.
+the first tower version, so kept as a sketch) -> *encoded*. A window is encoded by one tower
+version: the first is frozen when enough rows wait or the run ends, whichever comes first; a better
+one may replace it only where a window starts.
+
+With several processes each records its own rows. The first process alone co-trains, on its own
+share of the samples, and hands its tower versions to the others; windows open and versions appear
+in all of them at the same step.
 
 Knows nothing of Lightning: `InfluenceCallback` and `extract_features` both drive it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,32 +27,9 @@ from torch.nn import functional
 
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.encoder.cotraining import CoTraining
-from influcoder_lightning.encoder.gradient_tower import GradientTower
-from influcoder_lightning.errors import CaptureError
-from influcoder_lightning.store.writer import FeatureBlock, StoreWriter
-
-
-@dataclass
-class Counts:
-    """What became of every sample that was seen at a captured step."""
-
-    seen: Counter[int | str] = field(default_factory=Counter)
-    kept_out: dict[str, Counter[int | str]] = field(default_factory=dict)
-
-    def keep_out(self, reason: str, ids: Sequence[int | str]) -> None:
-        """Record samples that get no row, and why."""
-        if ids:
-            self.kept_out.setdefault(reason, Counter()).update(ids)
-
-    @property
-    def n_seen(self) -> int:
-        """Samples seen, repeats included."""
-        return self.seen.total()
-
-    def summary(self) -> dict[str, Any]:
-        """For the store's attributes and the closing message."""
-        reasons = {reason: ids.total() for reason, ids in self.kept_out.items()}
-        return {"seen": self.n_seen, "kept_out": reasons}
+from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version
+from influcoder_lightning.processes import Processes
+from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 
 
 @dataclass
@@ -56,203 +37,219 @@ class _Window:
     index: int
     epoch: int
     start_step: int
-    queries: Tensor | None
-    version: int | None = None
-    n_rows: int = 0
+    version: int = -1
+    end_step: int = -1
+    drift: float = float("nan")
+
+    def entry(self) -> dict[str, Any]:
+        """As the table of windows has it; its rows are counted when segments are merged."""
+        values = {k: v for k, v in vars(self).items() if k not in ("index", "version")}
+        return {"window": self.index, "tower_version": self.version, "n_rows": 0, **values}
 
 
 class Recorder:
-    """Drives towers and writer. Call `open_window`, `add`, ..., `close`.
+    """Drives towers and segments. Call `open_window`, `add`, `end_step`, ..., `close`.
 
     Args:
-        writer: the open store.
+        segments: the open segment of this process.
         tower: sketch -> code; without co-training it has its only version from the start.
-        cotraining: trains the towers, or None.
+        cotraining: trains the towers; None without co-training, and in all but the first process.
         keep_sketches: also store the sketches.
+        towers: folder of the gradient tower's versions.
+        processes: of the run.
     """
 
     def __init__(
         self,
-        writer: StoreWriter,
+        segments: SegmentWriter,
         tower: GradientTower,
         cotraining: CoTraining | None,
+        *,
         keep_sketches: bool,
+        towers: Path,
+        processes: Processes,
     ) -> None:
-        self.writer, self.tower, self.cotraining = writer, tower, cotraining
-        self.keep_sketches = keep_sketches
-        self.counts = Counts()
-        self.rows_written = 0
-        self._drifts: list[float] = []
-        self._ends: list[int] = []
-        self._window: _Window | None = None
+        self.segments, self.tower, self.cotraining = segments, tower, cotraining
+        self.keep_sketches, self._towers, self._processes = keep_sketches, towers, processes
         self._windows: list[_Window] = []
-        self._waiting: list[tuple[str, _Window, RowBatch, dict[str, Any]]] = []
+        self._window: _Window | None = None
+        self._queries: Tensor | None = None
         self._n_waiting = 0
+        self.n_queries = 0
+        if tower.versions and processes.first:
+            tower.save(towers, 0)
 
     @property
     def n_windows(self) -> int:
         """Windows opened so far."""
         return len(self._windows)
 
-    @property
-    def n_rows(self) -> int:
-        """Rows taken in, written or waiting."""
-        return self.rows_written + self._n_waiting
-
     def open_window(self, epoch: int, step: int, queries: RowBatch | None) -> float | None:
         """Start a window whose query features are ``queries``; returns the last window's drift."""
         drift = self._close_window(step, queries)
-        if self.cotraining is not None and self.tower.versions and self._windows:
-            self.cotraining.publish(required=False)
-        window = _Window(
-            len(self._windows), epoch, step, None if queries is None else queries.sketch
-        )
-        if self.tower.versions:
-            window.version = len(self.tower.versions) - 1
+        if self.tower.versions and self._windows:
+            self._publish(required=False)
+        window = _Window(self.n_windows, epoch, step, len(self.tower.versions) - 1)
         self._windows.append(window)
         self._window = window
+        self._note(window)
         if queries is not None:
+            self._queries, self.n_queries = queries.sketch, len(queries)
             if self.cotraining is not None:
                 self.cotraining.observe_queries(queries.sketch)
-            if len(self._windows) == 1 and queries.texts is not None:
-                self.writer.append_query_texts(queries.texts)
-            self._put("queries", window, queries, _query_columns(len(queries), at_end=False))
+            if window.index == 0 and queries.texts is not None and self._processes.first:
+                self.segments.append_query_texts(queries.texts)
+            self._put_queries(window, queries, at_end=False)
         return drift
+
+    def see(self, ids: Sequence[int | str]) -> None:
+        """Count samples of a captured step: each must get a row or a reason to have none."""
+        self.segments.see(ids)
+
+    def keep_out(self, reason: str, ids: Sequence[int | str]) -> None:
+        """Count samples that get no row, and why."""
+        self.segments.keep_out(reason, ids)
 
     def add(self, rows: RowBatch, epoch: int, step: int, learning_rate: float) -> None:
         """Take in rows of the open window; non-finite ones are kept out and counted."""
         assert self._window is not None, "open_window first"
         finite = torch.isfinite(rows.norm) & torch.isfinite(rows.sketch).all(1)
         if not bool(finite.all()):
-            dropped = rows.select(~finite).ids
-            self.counts.keep_out("non-finite gradient", dropped)
+            self.keep_out("non-finite gradient", rows.select(~finite).ids)
             rows = rows.select(finite)
         if not len(rows):
             return
-        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
         if self.cotraining is not None:
             self.cotraining.observe(rows.ids, rows.sketch, self._window.index, rows.texts)
+        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
         self._put("rows", self._window, rows, columns)
-        self._window.n_rows += len(rows)
-        if self.cotraining is not None and self._n_waiting >= self.cotraining.capacity:
-            self._publish_first()
+        self._n_waiting += len(rows) * (not self.tower.versions)
+
+    def end_step(self) -> None:
+        """After all rows of an optimizer step: the first version, a full segment."""
+        if not self.tower.versions:
+            enough = self.cotraining is not None and self._n_waiting >= self.cotraining.capacity
+            if self._processes.broadcast(enough):
+                self._publish(required=True)
+        self.segments.tick()
 
     def close(self, step: int, queries: RowBatch | None) -> float | None:
-        """End the run: last window's drift, all rows written, the text tower solved, all checked.
+        """End the run: all rows encoded or ready to be, everything sealed; returns the drift.
 
         Raises:
             CaptureError: rows written and samples seen differ (the ids are listed).
         """
         last = self._window
         drift = self._close_window(step, queries)
-        self._publish_first()
+        if not self.tower.versions:
+            self._publish(required=True)
         if queries is not None and last is not None:
-            self._put("queries", last, queries, _query_columns(len(queries), at_end=True))
-        self._write_windows()
-        if self.cotraining is not None and self.rows_written:
-            text_tower = self.cotraining.finish_text_tower()
-            if text_tower is not None:
-                self.cotraining.save_text_tower(text_tower, self.writer.folder / "encoder")
-        self.writer.set_attribute("counts", self.counts.summary() | {"written": self.rows_written})
-        missing = self._missing()
-        self.writer.close(complete=not missing, note="rows are missing" if missing else "")
-        if missing:
-            raise CaptureError(
-                f"{self.counts.n_seen} samples were seen but {self.rows_written} rows written. "
-                f"Missing or surplus ids: {', '.join(map(str, list(missing)[:20]))}"
-                f"{' ...' if len(missing) > 20 else ''}."
-            )
+            self._put_queries(last, queries, at_end=True)
+        self.segments.seal()
         return drift
 
-    def abort(self, step: int, reason: str) -> None:
-        """End early: write what was captured and mark the store incomplete."""
-        if not self.writer.is_open:
-            return
+    def abort(self, step: int) -> None:
+        """End early: what was captured is sealed; a micro-batch under way is counted as lost."""
+        self.segments.explain_missing("the run ended before its row was taken")
         self._close_window(step, None)
-        self._publish_first()
-        self._write_windows()
-        self.writer.set_attribute("counts", self.counts.summary() | {"written": self.rows_written})
-        self.writer.close(complete=False, note=reason)
+        if not self.tower.versions and self._processes.size == 1:
+            self._publish(required=True)
+        self.segments.seal()
+
+    def windows(self) -> list[dict[str, Any]]:
+        """The table of windows."""
+        return [window.entry() for window in self._windows]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a checkpoint needs, as JSON values and tensors; the open segment is sealed."""
+        self.segments.seal()
+        values = {
+            "windows": [vars(window) for window in self._windows],
+            "open": None if self._window is None else self._window.index,
+            "n_waiting": self._n_waiting,
+            "n_versions": len(self.tower.versions),
+            "n_queries": self.n_queries,
+        }
+        return values, {} if self._queries is None else {"queries": self._queries}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._windows = [_Window(**window) for window in values["windows"]]
+        self._window = None if values["open"] is None else self._windows[values["open"]]
+        self._n_waiting, self.n_queries = values["n_waiting"], values["n_queries"]
+        self._queries = tensors.get("queries")
+        for version in range(len(self.tower.versions), values["n_versions"]):
+            self.tower.versions += load_version(self._towers, version).versions
 
     def _close_window(self, step: int, queries: RowBatch | None) -> float | None:
         window, self._window = self._window, None
         if window is None:
             return None
-        drift = float("nan")
-        if window.queries is not None and queries is not None:
-            drift = float(functional.cosine_similarity(window.queries, queries.sketch).mean())
-        window.queries = None
-        self._drifts.append(drift)
-        self._ends.append(step)
-        return drift
+        if self._queries is not None and queries is not None:
+            cosines = functional.cosine_similarity(self._queries, queries.sketch)
+            window.drift = float(cosines.mean())
+        window.end_step, self._queries = step, None
+        self._note(window)
+        return window.drift
 
-    def _put(self, table: str, window: _Window, rows: RowBatch, columns: dict[str, Any]) -> None:
-        if window.version is None:
-            self._waiting.append((table, window, rows, columns))
-            self._n_waiting += len(rows) * (table == "rows")
+    def _note(self, window: _Window) -> None:
+        if self._processes.first:
+            self.segments.put_window(window.entry())
+
+    def _publish(self, required: bool) -> None:
+        """Freeze a version if it is required or clearly better; every process gets it."""
+        frozen = self.cotraining is not None and self.cotraining.publish(required)
+        basis = self._processes.broadcast(self.tower.versions[-1] if frozen else None)
+        if basis is None:
+            return
+        # Rows that waited stay sketches on the disk until merging encodes them.
+        self.segments.seal()
+        if self.cotraining is None:
+            self.tower.versions.append(basis)
+        if self._processes.first:
+            self.tower.save(self._towers, len(self.tower.versions) - 1)
+        if len(self.tower.versions) == 1:
+            for window in self._windows:
+                window.version = 0
+                self._note(window)
+
+    def _put_queries(self, window: _Window, queries: RowBatch, *, at_end: bool) -> None:
+        if self._processes.first:  # all processes have the same ones
+            columns = {"query": np.arange(len(queries)), "at_end": int(at_end)}
+            self._put("queries", window, queries, columns)
+
+    def _put(self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, Any]) -> None:
+        if self.tower.versions:
+            feature = encoded_block(
+                self.tower, window.version, rows.sketch, rows.norm, self.keep_sketches
+            )
         else:
-            self._write(table, window, rows, columns)
-
-    def _publish_first(self) -> None:
-        """Freeze the first version if there is none, and write every row that waited for it."""
-        if not self.tower.versions and self.cotraining is not None:
-            self.cotraining.publish(required=True)
-        waiting, self._waiting, self._n_waiting = self._waiting, [], 0
-        for table, window, rows, columns in waiting:
-            window.version = 0 if window.version is None else window.version
-            self._write(table, window, rows, columns)
-        for window in self._windows:
-            window.version = 0 if window.version is None else window.version
-
-    def _write(
-        self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, Any]
-    ) -> None:
-        assert window.version is not None
-        feature = encoded_block(self.tower, window.version, rows, self.keep_sketches)
+            feature = FeatureBlock(norm=rows.norm.float().numpy(), sketch=rows.sketch.numpy())
         shared = {
             "window": window.index,
             "n_tokens": rows.n_tokens.numpy(),
             "loss": rows.loss.float().numpy(),
             "tower_version": window.version,
         }
-        self.writer.append(table, rows.ids, {**shared, **columns}, feature)
-        if table == "rows":
-            self.rows_written += len(rows)
-
-    def _write_windows(self) -> None:
-        for window, drift, end in zip(self._windows, self._drifts, self._ends, strict=True):
-            self.writer.append_window(
-                window=window.index,
-                epoch=window.epoch,
-                start_step=window.start_step,
-                end_step=end,
-                tower_version=window.version,
-                drift=drift,
-                n_rows=window.n_rows,
-            )
-        for version in range(len(self.tower.versions)):
-            self.tower.save(self.writer.folder / "encoder" / "gradient", version)
-
-    def _missing(self) -> Counter[int | str]:
-        expected = Counter(self.counts.seen)
-        for kept_out in self.counts.kept_out.values():
-            expected.subtract(kept_out)
-        expected.subtract(self.writer.row_ids().tolist())
-        return Counter({i: n for i, n in expected.items() if n})
-
-
-def _query_columns(n: int, *, at_end: bool) -> dict[str, Any]:
-    return {"query": np.arange(n), "at_end": int(at_end)}
+        self.segments.append(table, rows.ids, {**shared, **columns}, feature)
 
 
 def encoded_block(
-    tower: GradientTower, version: int, rows: RowBatch, keep_sketches: bool
+    tower: GradientTower, version: int, sketch: Tensor, norm: Tensor, keep_sketches: bool
 ) -> FeatureBlock:
-    """Rows as the store keeps them, encoded by one version of the tower."""
-    projected = tower.project(rows.sketch, version)
+    """Rows as the store keeps them, encoded by one version of the tower.
+
+    Args:
+        tower: with that version.
+        version: its number in ``tower.versions``.
+        sketch: [n, D] float32.
+        norm: [n] gradient norms.
+        keep_sketches: keep them beside the codes.
+    """
+    projected = tower.project(sketch, version)
     return FeatureBlock(
-        functional.normalize(projected, dim=1).half().numpy(),
-        rows.norm.float().numpy(),
-        projected.norm(dim=1).numpy(),
-        rows.sketch.numpy() if keep_sketches else None,
+        norm=norm.float().numpy(),
+        code=functional.normalize(projected, dim=1).half().numpy(),
+        length=projected.norm(dim=1).numpy(),
+        sketch=sketch.numpy() if keep_sketches else None,
     )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from influcoder_lightning.capture.adapters import adapter_description, save_adapter
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import (
+    LoraLinear,
     find_language_model,
     find_lora_linears,
     refuse_compiled,
@@ -30,9 +32,14 @@ from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
-from influcoder_lightning.projection import build_projector, check_projector
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.processes import Processes
+from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder
-from influcoder_lightning.store.writer import StoreWriter, refuse_existing
+from influcoder_lightning.recovery import TOWERS, finish
+from influcoder_lightning.resume import restore, rewind, save, tidy
+from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
+from influcoder_lightning.store.segments import SegmentWriter
 
 BUFFER_BYTES = 256 * 2**20  # sketches in memory: rows that wait, and rows the towers learn from
 END = "final"
@@ -53,9 +60,15 @@ class Options:
     keep_sketches: bool = False
     overwrite: bool = False
     seed: int = 0
+    segment_rows: int = 2048
+    segment_seconds: float = 60.0
+    keep_states: int = 3
 
     def __post_init__(self) -> None:
         check_projector(self.projector)
+        for name in ("segment_rows", "segment_seconds", "keep_states"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
 
     def recorded(self) -> dict[str, Any]:
         """The options as plain values, for the store."""
@@ -71,21 +84,27 @@ class Valuation:
 
     Args:
         module: holds the PEFT model.
-        folder: of the store.
+        folder: of the store, the same in every process.
         options: shared options.
         config: recorded in the store beside them.
+        pointer: what `save_state` returned, to go on from there; None: a new store.
 
     Raises:
         CaptureError: nothing to capture, or something that is not supported.
-        StoreError: the folder already holds a store.
+        StoreError: the folder already holds a store, another process writes to it, or it does not
+            hold what ``pointer`` needs.
     """
 
     def __init__(
-        self, module: nn.Module, folder: Path, options: Options, config: Mapping[str, Any]
+        self,
+        module: nn.Module,
+        folder: Path,
+        options: Options,
+        config: Mapping[str, Any],
+        pointer: Mapping[str, Any] | None = None,
     ) -> None:
-        refuse_existing(folder, options.overwrite)
         refuse_compiled(module)
-        self.folder, self.options = folder, options
+        self.folder, self.options, self.processes = folder, options, Processes()
         self.model = find_language_model(module)
         linears = find_lora_linears(self.model)
         self._warn_uncaptured(linears)
@@ -93,40 +112,92 @@ class Valuation:
         self.capture = GradientCapture(linears, projector)
         self.observer = LossObserver(self.model)
         self._own_seconds = 0.0
-        if options.co_train:
-            tower = GradientTower(projector.dim, options.code_dim)
-            self._cotraining: CoTraining | None = CoTraining(
-                tower,
-                text_encoder=options.text_encoder,
-                buffer_bytes=BUFFER_BYTES,
-                seed=options.seed,
-                tokenizer=options.tokenizer,
-            )
-        else:
-            tower = RandomProjection(projector.dim, options.code_dim, options.seed)
-            self._cotraining = None
-        writer = StoreWriter.create(
+        self._run: RunFolder | None = None
+        tower, self._cotraining = self._towers(projector.dim)
+        description = self._described(projector, linears, config)
+        self._description = self.processes.once(lambda: self._begin(description, pointer))
+        segments = SegmentWriter(
             folder,
-            code_dim=options.code_dim,
-            sketch_dim=projector.dim,
-            keep_sketches=options.keep_sketches,
-            layers=[(x.name, *x.shape, x.offset) for x in linears],
-            attributes={
-                "created_by": f"influcoder-lightning {version('influcoder-lightning')}",
-                "config": {**options.recorded(), **config},
-                "lora": adapter_description(self.model),
-                "projector": {
-                    "name": projector.name,
-                    "dim": projector.dim,
-                    "seed": options.seed,
-                },
-                "versions": library_versions(),
-            },
-            overwrite=options.overwrite,
+            self.processes.rank,
+            max_rows=options.segment_rows,
+            max_seconds=options.segment_seconds,
         )
-        self.recorder = Recorder(writer, tower, self._cotraining, options.keep_sketches)
+        self.recorder = Recorder(
+            segments,
+            tower,
+            self._cotraining,
+            keep_sketches=options.keep_sketches,
+            towers=folder / TOWERS,
+            processes=self.processes,
+        )
+        self.restored: dict[str, Any] = {}
+        if pointer is not None:
+            self.restored = restore(folder, self.recorder, self.processes, pointer)
         self.capture.attach()
         self.observer.attach()
+
+    def _towers(self, width: int) -> tuple[GradientTower, CoTraining | None]:
+        options = self.options
+        if not options.co_train:
+            return RandomProjection(width, options.code_dim, options.seed), None
+        tower = GradientTower(width, options.code_dim)
+        if not self.processes.first:
+            return tower, None
+        return tower, CoTraining(
+            tower,
+            text_encoder=options.text_encoder,
+            buffer_bytes=BUFFER_BYTES,
+            seed=options.seed,
+            tokenizer=options.tokenizer,
+        )
+
+    def _described(
+        self, projector: Projector, linears: list[LoraLinear], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        options = self.options
+        name = "influcoder-lightning"
+        return {
+            "world_size": self.processes.size,
+            "bounds": {"rows": options.segment_rows, "seconds": options.segment_seconds},
+            "store": {
+                "code_dim": options.code_dim,
+                "sketch_dim": projector.dim,
+                "keep_sketches": options.keep_sketches,
+                "layers": [(x.name, *x.shape, x.offset) for x in linears],
+                "attributes": {
+                    "created_by": f"{name} {version(name)}",
+                    "config": {**options.recorded(), **config},
+                    "lora": adapter_description(self.model),
+                    "projector": {
+                        "name": projector.name,
+                        "dim": projector.dim,
+                        "seed": options.seed,
+                    },
+                    "versions": library_versions(),
+                },
+            },
+        }
+
+    def _begin(
+        self, description: dict[str, Any], pointer: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if pointer is None:
+            refuse_existing(self.folder, self.options.overwrite)
+        self._run = RunFolder(self.folder)
+        try:
+            if pointer is not None:
+                return rewind(self._run, pointer, description)
+            self._run.start(description)
+            return read_description(self.folder)
+        except BaseException:
+            self._run.release()
+            raise
+
+    @property
+    def n_rows(self) -> int:
+        """Rows taken in by this process, written or in the open segment."""
+        before = self._description["base_rows"]
+        return self.recorder.segments.n_rows + (before[self.processes.rank] if before else 0)
 
     @property
     def seconds(self) -> float:
@@ -186,19 +257,60 @@ class Valuation:
         self.capture.cancel()
         self.observer.finish(0)
 
+    def save_state(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Seal the open segment and keep all a checkpoint needs; returns what points to it."""
+        return save(
+            self.folder,
+            self.recorder,
+            self.processes,
+            self._description["generation"],
+            extra,
+            self.options.keep_states,
+        )
+
     def close(self, step: int, queries: RowBatch | None) -> float | None:
-        """End the run, see `Recorder.close`; also keeps the final adapter."""
+        """End the run, see `Recorder.close`; merges the segments, keeps the final adapter.
+
+        Raises:
+            CaptureError: rows written and samples seen differ.
+            StoreError: a segment went missing or was damaged.
+        """
         self.detach()
         save_adapter(self.model, self.folder / "adapters" / END)
-        return self.recorder.close(step, queries)
+        drift = self.recorder.close(step, queries)
+        self.totals = _summed(self.processes.gather(self.recorder.segments.totals()))
+        self.rows_written = self.processes.once(self._finish)
+        return drift
+
+    def _finish(self) -> int:
+        assert self._run is not None
+        if self._cotraining is not None:
+            text_tower = self._cotraining.finish_text_tower()
+            if text_tower is not None:
+                self._cotraining.save_text_tower(text_tower, self.folder / "encoder")
+        n_rows = finish(self.folder, self._description)
+        tidy(self._run)
+        self._run.release()
+        return n_rows
 
     def abort(self, step: int, reason: str) -> None:
         """End early, keeping what was captured; never raises, since an error is under way."""
         self.detach()
         try:
-            self.recorder.abort(step, reason)
+            self.recorder.abort(step)
+            if self._run is not None:
+                self._description["note"] = reason
+                self._run.describe(self._description)
+                if self.processes.size == 1:
+                    finish(self.folder, self._description, complete=False, note=reason)
         except Exception as error:
-            rank_zero_warn(f"influcoder: the store at {self.folder} could not be closed: {error}")
+            rank_zero_warn(
+                f"influcoder: the store at {self.folder} could not be closed ({error}). What was "
+                "sealed is safe; opening the store merges it."
+            )
+        finally:
+            if self._run is not None:
+                self._run.release()
 
     def detach(self) -> None:
         """Remove every hook from the model."""
@@ -213,6 +325,13 @@ class Valuation:
                 f"part of the influence feature: {', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}."
             )
+
+
+def _summed(totals: list[tuple[int, dict[str, int]]]) -> tuple[int, dict[str, int]]:
+    kept_out: Counter[str] = Counter()
+    for _, reasons in totals:
+        kept_out.update(reasons)
+    return sum(seen for seen, _ in totals), dict(kept_out)
 
 
 def library_versions() -> dict[str, str]:

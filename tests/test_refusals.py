@@ -35,7 +35,6 @@ def test_frozen_lora(tmp_path):
 @pytest.mark.parametrize(
     ("lora", "name"),
     [
-        ({"use_dora": True}, "Dora"),
         ({"lora_bias": True}, "lora_bias"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "Embedding"),
     ],
@@ -112,10 +111,12 @@ def test_a_pytorch_lightning_trainer(tmp_path):
         run.fit(Module(), DataLoader(torch.zeros(4, 2)))
 
 
-def test_several_processes(tmp_path):
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
+def test_strategies_that_rearrange_weights(tmp_path, strategy):
     callback = InfluenceCallback(str(tmp_path / "s"))
-    run = trainer(tmp_path, [callback], devices=2, strategy="ddp")
-    with pytest.raises(MisconfigurationException, match="single process"):
+    run = trainer(tmp_path, [callback])
+    run.strategy.__class__ = type(strategy, (type(run.strategy),), {})
+    with pytest.raises(MisconfigurationException, match=f"{strategy}.*ModelParallelStrategy"):
         callback.setup(run, FineTuning(), "fit")
 
 

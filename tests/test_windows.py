@@ -316,7 +316,7 @@ def test_a_store_that_cannot_be_closed_does_not_hide_the_users_error(tmp_path, m
 
     monkeypatch.setattr("influcoder_lightning.recorder.Recorder.abort", full)
     with (
-        pytest.warns(UserWarning, match="could not be closed: no space left"),
+        pytest.warns(UserWarning, match=r"could not be closed \(no space left\)"),
         pytest.raises(RuntimeError, match="out of luck"),
     ):
         fit(tmp_path, Failing())
@@ -334,7 +334,7 @@ def test_missing_rows_are_an_error_that_lists_their_ids(tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "add", forgetful)
     with pytest.raises(CaptureError, match=r"32 samples were seen but 30 rows written.*ids: 5"):
         fit(tmp_path)
-    with pytest.warns(UserWarning, match="rows are missing"):
+    with pytest.warns(UserWarning, match="is incomplete: CaptureError: 32 samples were seen"):
         InfluenceStore(tmp_path / "store")
 
 

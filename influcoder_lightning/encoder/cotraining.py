@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,44 @@ class CoTraining:
         tower.head.save(folder / "text_head")
         if self._sentences is not None:
             self._sentences.save(folder / "text")
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any] | None]:
+        """JSON values, tensors, and the sentence encoder's weights: all that `restore` needs."""
+        rows, width = list(self._rows), self.tower.sketch_dim
+        values = {
+            "ids": [row.sample_id for row in rows],
+            "windows": [row.window for row in rows],
+            "texts": [None if row.text is None else dict(row.text) for row in rows],
+            "random": self._random.getstate(),
+            "steps": self._steps,
+            "text_loss": self.text_loss,
+        }
+        empty = torch.zeros(0, width)
+        tensors = {
+            "rows": torch.stack([row.sketch for row in rows]) if rows else empty,
+            "unfitted": torch.cat([empty, *self._unfitted]),
+            "anchors": empty if self._queries is None else self._queries.clone(),
+            **self.tower.state(),
+        }
+        return values, tensors, None if self._sentences is None else self._sentences.state()
+
+    def restore(
+        self,
+        values: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        weights: Mapping[str, Any] | None,
+    ) -> None:
+        """Go on from what `state` gave."""
+        columns = (values["ids"], values["windows"], tensors["rows"], values["texts"])
+        self._rows.extend(_Row(*entry) for entry in zip(*columns, strict=True))
+        self._unfitted = [tensors["unfitted"]] if len(tensors["unfitted"]) else []
+        self._queries = tensors["anchors"] if len(tensors["anchors"]) else None
+        version, words, gauss = values["random"]
+        self._random.setstate((version, tuple(words), gauss))
+        self._steps, self.text_loss = values["steps"], values["text_loss"]
+        self.tower.restore(tensors)
+        if self._sentences is not None and weights is not None:
+            self._sentences.restore(weights)
 
     def _anchors(self, rows: list[_Row]) -> Tensor:
         if self._queries is not None and len(self._queries):

@@ -10,6 +10,7 @@ Schoenemann 1966): cosines do not notice, and the text tower's target stays put.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,9 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
 
-_WEIGHTS = "version_{:05d}.safetensors"
+
+def version_file(version: int) -> str:
+    """Name of the file that holds a version."""
+    return f"version_{version:05d}.safetensors"
 
 
 class GradientTower:
@@ -95,10 +100,20 @@ class GradientTower:
         return functional.normalize(sketches.float(), dim=1) @ self.versions[version].T
 
     def save(self, folder: Path, version: int) -> None:
-        """Write one version to ``folder``."""
+        """Write one version to ``folder``; on return it is on the disk."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {"basis": self.versions[version].half()}
-        save_file(weights, folder / _WEIGHTS.format(version))
+        with durable_path(folder / version_file(version)) as part:
+            save_file({"basis": self.versions[version].half()}, part)
+
+    def state(self) -> dict[str, Tensor]:
+        """The running factorisation, for `restore`; versions are files of their own."""
+        state = {"values": self._values, "vectors": self._vectors, "basis": self._basis}
+        return state | {"stale": torch.tensor(self._stale)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._values, self._vectors = state["values"], state["vectors"]
+        self._basis, self._stale = state["basis"], bool(state["stale"])
 
     def _aligned(self) -> Tensor:
         padded = torch.zeros(self.code_dim, self.sketch_dim)
@@ -131,7 +146,7 @@ def load_version(folder: Path, version: int) -> GradientTower:
     Raises:
         StoreError: the file of that version is missing or damaged.
     """
-    path = folder / _WEIGHTS.format(version)
+    path = folder / version_file(version)
     try:
         basis = load_file(path)["basis"].float()
     except Exception as error:

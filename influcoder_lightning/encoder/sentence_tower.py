@@ -6,7 +6,7 @@ Transformer -> Pooling -> Dense, so that plain ``SentenceTransformer(folder)`` o
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class SentenceTower:
         # Work on the trunk's modules without its final Normalize, which would scale nothing.
         trunk = [m for m in encoder if type(m).__name__ != "Normalize"]
         self.model = SentenceTransformer(modules=[*trunk, self.dense], device=str(encoder.device))
-        self._trained = False
         head = {id(p) for p in self.dense.parameters()}
         body = [p for p in self.model.parameters() if id(p) not in head]
         self.optimizer = torch.optim.AdamW(
@@ -103,12 +102,26 @@ class SentenceTower:
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self._schedule.step()
-        self._trained = True
         return float(loss.detach())
 
     def encode(self, texts: Sequence[Text]) -> np.ndarray:
         """Predicted codes [n, d] float32, L2-normalised."""
         return encode_texts(self.model, texts)
+
+    def state(self) -> dict[str, Any]:
+        """State dicts of model, optimizer and schedule, for `restore`."""
+        schedule = {"last_epoch": self._schedule.last_epoch}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": schedule,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.last_epoch = state["schedule"]["last_epoch"]
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain ``SentenceTransformer(folder)`` opens."""

@@ -24,7 +24,7 @@ from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, bar
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
 from influcoder_lightning.report import plot_ranking, write_report
-from influcoder_lightning.store.writer import refuse_existing
+from influcoder_lightning.store.folder import refuse_existing
 
 log = logging.getLogger(__name__)
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import run_file
 
 if TYPE_CHECKING:
     from influcoder_lightning.encoder.gradient_tower import GradientTower
@@ -42,7 +43,7 @@ class InfluenceStore:
         self.path = schema.store_file(path)
         self.folder = self.path.parent
         if not self.path.is_file():
-            raise StoreError(f"no store at {self.path}: pass the folder given as `dirpath`.")
+            self._recover()
         with self._open() as file:
             self._validate(file)
             self.attributes = {k: _decode(v) for k, v in file.attrs.items()}
@@ -190,6 +191,14 @@ class InfluenceStore:
             self.__dict__.pop(name, None)
         return ids
 
+    def _recover(self) -> None:
+        """Merge the segments of a run that was killed; any other missing store is an error."""
+        if self.path.name != schema.FILE_NAME or not run_file(self.folder).is_file():
+            raise StoreError(f"no store at {self.path}: pass the folder given as `dirpath`.")
+        from influcoder_lightning.recovery import recover
+
+        recover(self.folder)
+
     @cached_property
     def _queries(self) -> pd.DataFrame:
         return self._table("queries", schema.QUERY_COLUMNS)
@@ -278,6 +287,12 @@ class InfluenceStore:
             ) from error
         with file:
             yield file
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The root attributes of a store file."""
+    with h5py.File(path, "r") as file:
+        return {name: _decode(value) for name, value in file.attrs.items()}
 
 
 def _decode(value: Any) -> Any:

@@ -59,15 +59,23 @@ WINDOW_COLUMNS = {
     "drift": "f4",  # mean over queries of the cosine between the two ends' sketches
     "n_rows": "i8",
 }
+TABLES = {"rows": ROW_COLUMNS, "queries": QUERY_COLUMNS}
+FEATURE_DTYPES = {"code": "f2", "norm": "f4", "length": "f4", "sketch": "f4"}
 _CHUNK_BYTES = 1 << 18
+
+
+def feature(part: str) -> str:
+    """Where a part of the gradient feature is inside a table."""
+    return f"features/{GRADIENT}/{part}"
 
 
 def store_file(path: str | Path) -> Path:
     """The store file that ``path`` means: the file, a store folder or a run folder."""
     path = Path(path)
     if path.is_dir():
-        nested = path / "influence" / FILE_NAME
-        return nested if nested.exists() and not (path / FILE_NAME).exists() else path / FILE_NAME
+        own, nested = path / FILE_NAME, path / "influence"
+        inside = (nested / FILE_NAME).exists() or (nested / "segments").is_dir()
+        return nested / FILE_NAME if inside and not own.exists() else own
     return path
 
 
@@ -123,8 +131,8 @@ def encode_ids(ids: Sequence[int | str], dtype: Any) -> np.ndarray:
     return np.array(ids, dtype=object if text else np.int64)
 
 
-def decode_ids(dataset: h5py.Dataset) -> np.ndarray:
-    """Ids as [N] int64 or [N] object array of str."""
+def decode_ids(dataset: h5py.Dataset, chosen: Any = slice(None)) -> np.ndarray:
+    """Ids of all or the chosen entries, as [N] int64 or [N] object array of str."""
     if h5py.check_string_dtype(dataset.dtype) is None:
-        return np.asarray(dataset[:])
-    return np.asarray(dataset.asstr()[:], dtype=object)
+        return np.asarray(dataset[chosen])
+    return np.asarray(dataset.asstr()[chosen], dtype=object)

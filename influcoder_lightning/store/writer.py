@@ -4,65 +4,44 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from influcoder_lightning.errors import StoreError
+from influcoder_lightning.durable import durable_path
 from influcoder_lightning.store import schema
-
-
-@dataclass
-class FeatureBlock:
-    """One named feature of n rows: code [n, d], norm [n], length [n], and sketch [n, D] or None."""
-
-    code: np.ndarray
-    norm: np.ndarray
-    length: np.ndarray
-    sketch: np.ndarray | None = None
+from influcoder_lightning.store.segments import FeatureBlock
 
 
 class StoreWriter:
-    """An open store. Use `create` for a fresh one and `reopen` to append queries later."""
+    """An open store file. Use `create` for a fresh one, `extended` to add to one that is there."""
 
-    def __init__(self, file: h5py.File, folder: Path) -> None:
-        self.file, self.folder = file, folder
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
 
     @classmethod
     def create(
         cls,
-        folder: str | Path,
+        path: str | Path,
         *,
         code_dim: int,
         sketch_dim: int,
         keep_sketches: bool,
-        layers: Sequence[tuple[str, int, int, int]],
+        layers: Sequence[Sequence[Any]],
         attributes: Mapping[str, Any],
-        overwrite: bool = False,
     ) -> StoreWriter:
-        """A fresh store in ``folder``.
-
-        Raises:
-            StoreError: the folder already holds a store and ``overwrite`` is False.
-        """
-        folder = Path(folder)
-        refuse_existing(folder, overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:  # only what this package writes
-            (folder / schema.FILE_NAME).unlink(missing_ok=True)
-            for name in ("encoder", "adapters"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+        """A fresh file at ``path``, which must not exist."""
         # Never mode "w": it truncates a file that another process has open.
-        file = h5py.File(folder / schema.FILE_NAME, "x")
+        file = h5py.File(path, "x")
         file.attrs.update(format=schema.FORMAT, schema_version=schema.SCHEMA_VERSION)
         file.attrs.update(complete=False, note="the run has not finished")
         for name, value in attributes.items():
             file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
-        for table, columns in (("rows", schema.ROW_COLUMNS), ("queries", schema.QUERY_COLUMNS)):
+        for table, columns in schema.TABLES.items():
             group = schema.create_table(file, table, columns)
             feature = group.create_group(f"features/{schema.GRADIENT}")
             schema.create_column(feature, "code", "f2", (code_dim,))
@@ -76,17 +55,19 @@ class StoreWriter:
         group.create_dataset("name", data=[x[0] for x in layers], dtype=h5py.string_dtype())
         for column, name in enumerate(("out_features", "in_features", "offset"), start=1):
             group.create_dataset(name, data=[x[column] for x in layers], dtype="i8")
-        return cls(file, folder)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is still a file to write to."""
-        return bool(self.file)
+        return cls(file)
 
     @classmethod
-    def reopen(cls, path: Path) -> StoreWriter:
-        """An existing store, to append to."""
-        return cls(h5py.File(path, "a"), path.parent)
+    @contextmanager
+    def extended(cls, path: Path) -> Iterator[StoreWriter]:
+        """A copy of the store at ``path`` to append to; takes its place when the block ends well.
+
+        So a crash while queries are added leaves the store as it was.
+        """
+        with durable_path(path) as part:
+            shutil.copyfile(path, part)
+            with h5py.File(part, "a") as file:
+                yield cls(file)
 
     def append(
         self,
@@ -95,7 +76,11 @@ class StoreWriter:
         columns: Mapping[str, Any],
         feature: FeatureBlock,
     ) -> None:
-        """Append entries to ``"rows"`` or ``"queries"``."""
+        """Append entries to ``"rows"`` or ``"queries"``.
+
+        Raises:
+            DataError: ids mix integers and text.
+        """
         group = self.file[table]
         if "sample_id" not in group:
             schema.create_column(group, "sample_id", schema.id_dtype(ids))
@@ -103,13 +88,9 @@ class StoreWriter:
         for name, value in values.items():
             schema.append(group[name], np.broadcast_to(np.asarray(value), (len(ids),)))
         target = group[f"features/{schema.GRADIENT}"]
-        schema.append(target["code"], feature.code)
-        schema.append(target["norm"], feature.norm)
-        if "length" in target:  # stores of the first release have none
-            schema.append(target["length"], feature.length)
-        if "sketch" in target:
-            assert feature.sketch is not None
-            schema.append(target["sketch"], feature.sketch)
+        for name, value in feature.parts().items():
+            if name in target:  # stores of the first release have no length; some no sketch
+                schema.append(target[name], value)
 
     def append_window(self, **values: Any) -> None:
         """Append one entry to the table of windows."""
@@ -118,33 +99,18 @@ class StoreWriter:
 
     def append_query_texts(self, texts: Sequence[Mapping[str, str]]) -> None:
         """Append the queries' texts, in the order of their positions."""
-        schema.append(self.file["query_text"], [json.dumps(dict(text)) for text in texts])
+        self.append_encoded_texts([json.dumps(dict(text)) for text in texts])
+
+    def append_encoded_texts(self, texts: Sequence[str]) -> None:
+        """The same for texts that are JSON already."""
+        schema.append(self.file["query_text"], texts)
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Set a root attribute (JSON for anything but text)."""
         self.file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
 
-    def row_ids(self) -> np.ndarray:
-        """The ids of all rows written so far."""
-        rows = self.file["rows"]
-        return schema.decode_ids(rows["sample_id"]) if "sample_id" in rows else np.empty(0, "i8")
-
-    def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
-        self.file.flush()
-
     def close(self, complete: bool, note: str = "") -> None:
         """Mark the store complete or not, with a note saying why not, and close it."""
-        if self.file:
-            self.file.attrs["complete"] = complete
-            self.file.attrs["note"] = note
-            self.file.close()
-
-
-def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """Raise ``StoreError`` if ``folder`` holds a store that must not be replaced."""
-    if (folder / schema.FILE_NAME).exists() and not overwrite:
-        raise StoreError(
-            f"{folder} already holds a store ({schema.FILE_NAME}). Choose another folder, or pass "
-            "`overwrite=True` to replace it."
-        )
+        self.file.attrs["complete"] = complete
+        self.file.attrs["note"] = note
+        self.file.close()

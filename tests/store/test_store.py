@@ -9,18 +9,20 @@ from conftest import FineTuning, loader, tokens, trainer
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
 from influcoder_lightning.errors import DataError, StoreError
-from influcoder_lightning.store.writer import FeatureBlock, StoreWriter
+from influcoder_lightning.store.folder import RunFolder, refuse_existing
+from influcoder_lightning.store.segments import FeatureBlock
+from influcoder_lightning.store.writer import StoreWriter
 
 
-def small_store(folder, ids=(3, 1, 2), overwrite=False):
+def small_store(folder, ids=(3, 1, 2)):
+    folder.mkdir(parents=True, exist_ok=True)
     writer = StoreWriter.create(
-        folder,
+        folder / "influence.h5",
         code_dim=4,
         sketch_dim=8,
         keep_sketches=False,
         layers=[("a.lora_A", 2, 4, 0)],
         attributes={"config": {"mode": "frozen"}},
-        overwrite=overwrite,
     )
     n = len(ids)
     columns = {
@@ -32,7 +34,7 @@ def small_store(folder, ids=(3, 1, 2), overwrite=False):
         "learning_rate": 1.0,
         "tower_version": 0,
     }
-    block = FeatureBlock(np.eye(n, 4, dtype="f2"), np.ones(n, "f4"), np.ones(n, "f4"))
+    block = FeatureBlock(np.ones(n, "f4"), np.eye(n, 4, dtype="f2"), np.ones(n, "f4"))
     writer.append("rows", list(ids), columns, block)
     writer.close(complete=True)
     return folder
@@ -49,11 +51,16 @@ def test_ids_come_back_as_they_were(tmp_path, ids):
 
 def test_mixed_ids_are_refused(tmp_path):
     small_store(tmp_path / "s", (2,))
-    writer = StoreWriter.reopen(tmp_path / "s" / "influence.h5")
-    block = FeatureBlock(np.zeros((2, 4), "f2"), np.ones(2, "f4"), np.ones(2, "f4"))
-    with pytest.raises(DataError, match="mix integers and text"):
+    path = tmp_path / "s" / "influence.h5"
+    block = FeatureBlock(np.ones(2, "f4"), np.zeros((2, 4), "f2"), np.ones(2, "f4"))
+    before = path.read_bytes()
+    with (
+        pytest.raises(DataError, match="mix integers and text"),
+        StoreWriter.extended(path) as writer,
+    ):
         writer.append("rows", (1, "b"), {}, block)
-    writer.close(complete=True)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["influence.h5"]
 
 
 @pytest.mark.parametrize("path", ["folder", "file", "run"])
@@ -114,18 +121,16 @@ def test_sketches_that_were_not_kept(tmp_path):
         store.text_tower()
 
 
-def test_an_existing_store_is_not_overwritten(tmp_path):
-    small_store(tmp_path)
-    with pytest.raises(StoreError, match="overwrite=True"):
-        small_store(tmp_path)
-    small_store(tmp_path, (7, 8), overwrite=True)
-    assert InfluenceStore(tmp_path).sample_ids.tolist() == [7, 8]
-
-
 def test_overwriting_leaves_other_files_alone(tmp_path):
     small_store(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    small_store(tmp_path, overwrite=True)
+    with pytest.raises(StoreError, match="overwrite=True"):
+        refuse_existing(tmp_path, overwrite=False)
+    refuse_existing(tmp_path, overwrite=True)
+    run = RunFolder(tmp_path)
+    run.start({"world_size": 1})
+    run.release()
+    assert not (tmp_path / "influence.h5").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -140,7 +145,7 @@ def test_the_callback_refuses_an_existing_store(tmp_path):
 def test_bytes_per_row_stay_small(tmp_path):
     """Columns besides the code cost at most 64 bytes a row."""
     writer = StoreWriter.create(
-        tmp_path,
+        tmp_path / "influence.h5",
         code_dim=512,
         sketch_dim=8,
         keep_sketches=False,
@@ -151,7 +156,7 @@ def test_bytes_per_row_stay_small(tmp_path):
     columns = dict.fromkeys(
         ("window", "epoch", "step", "n_tokens", "loss", "learning_rate", "tower_version"), 1
     )
-    block = FeatureBlock(np.zeros((n, 512), "f2"), np.ones(n, "f4"), np.ones(n, "f4"))
+    block = FeatureBlock(np.ones(n, "f4"), np.zeros((n, 512), "f2"), np.ones(n, "f4"))
     writer.append("rows", list(range(n)), columns, block)
     writer.close(complete=True)
     assert (tmp_path / "influence.h5").stat().st_size / n < 1024 + 64 + 32

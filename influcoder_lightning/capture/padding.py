@@ -1,0 +1,27 @@
+"""Samples that a distributed sampler repeats so that every process gets equally many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DistributedSampler
+
+
+def n_before_padding(loader: Any) -> int | None:
+    """How many samples of an epoch this process sees before its sampler's repeats begin.
+
+    ``DistributedSampler`` deals the shuffled samples out in turn, process r of R getting positions
+    r, r + R, ...; positions from the number of samples on repeat the first ones.
+
+    Returns:
+        None where nothing is repeated, or the loader has no distributed sampler that could say so.
+    """
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None)
+    for found in (sampler, getattr(batch_sampler, "sampler", None), batch_sampler):
+        if isinstance(found, DistributedSampler):
+            if found.drop_last:
+                return None
+            n_samples = len(found.dataset)  # type: ignore[arg-type]  # sized, or it could not deal
+            return len(range(found.rank, n_samples, found.num_replicas))
+    return None

@@ -1,0 +1,96 @@
+"""From sealed segments to ``influence.h5``: at the end of a run, or after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version, version_file
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.recorder import encoded_block
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import RunFolder, read_description
+from influcoder_lightning.store.merge import manifests, merge, read_windows
+from influcoder_lightning.store.segments import FeatureBlock
+
+FIT_ROWS = 512
+TOWERS = "encoder/gradient"
+
+
+def finish(
+    folder: Path, description: Mapping[str, Any], *, complete: bool = True, note: str = ""
+) -> int:
+    """Merge what is sealed into ``influence.h5``; returns the number of rows.
+
+    The caller holds the folder's lock. Rows that no tower version has encoded are encoded now, by
+    the run's first version or, if it never came to one, by a tower fitted on these very rows.
+
+    Raises:
+        StoreError: a segment is missing or damaged.
+    """
+    windows = read_windows(folder, description)
+    if any(window["tower_version"] < 0 for window in windows):
+        if not (folder / TOWERS / version_file(0)).exists():
+            _fit_first_version(folder, description)
+        windows = [w | {"tower_version": max(w["tower_version"], 0)} for w in windows]
+    towers: dict[int, GradientTower] = {}
+    keep = description["store"]["keep_sketches"]
+
+    def encode(sketch: np.ndarray, norm: np.ndarray, version: int) -> FeatureBlock:
+        if version not in towers:
+            towers.clear()
+            towers[version] = load_version(folder / TOWERS, version)
+        return encoded_block(
+            towers[version], -1, torch.from_numpy(sketch), torch.from_numpy(norm), keep
+        )
+
+    return merge(folder, description, windows, encode, complete=complete, note=note)
+
+
+def recover(folder: Path) -> None:
+    """Make ``influence.h5`` of a run that was killed, from what it had sealed.
+
+    Raises:
+        StoreError: the run is still going on, a segment is missing or damaged, or the folder
+            cannot be written to.
+    """
+    try:
+        run = RunFolder(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{folder} holds a run that was not finished, and merging its segments needs a folder "
+            f"that can be written to ({error}). Copy it to one and open the copy."
+        ) from error
+    try:
+        description = read_description(folder)
+        bounds = description["bounds"]
+        finish(
+            folder,
+            description,
+            complete=False,
+            note=description.get("note")
+            or "the run was killed; rows of its open segments are lost, for each process at most "
+            f"{bounds['rows']} rows or {bounds['seconds']:g} seconds of work",
+        )
+    finally:
+        run.release()
+
+
+def _fit_first_version(folder: Path, description: Mapping[str, Any]) -> None:
+    store = description["store"]
+    tower = GradientTower(store["sketch_dim"], store["code_dim"])
+    for manifest in manifests(folder, description["world_size"]):
+        for segment in manifest.segments:
+            with h5py.File(manifest.verified(segment), "r") as file:
+                for table in schema.TABLES:
+                    if table in file:
+                        sketches = file[table][schema.feature("sketch")]
+                        for start in range(0, len(sketches), FIT_ROWS):
+                            tower.fit(torch.from_numpy(sketches[start : start + FIT_ROWS]))
+    tower.freeze()
+    tower.save(folder / TOWERS, 0)

@@ -1,0 +1,223 @@
+"""Going on from a checkpoint: the state beside it, and a store cut back to its moment.
+
+Everything captured after the checkpoint is dropped, since training will come by it again. Where the
+run was still open (or crashed) the cut is between two segments, because a checkpoint seals the open
+one. Where it was complete, its segments are merged: ``influence.h5`` becomes ``segments/base.h5``,
+of which the first rows of each process count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.processes import Processes
+from influcoder_lightning.recorder import Recorder
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import BASE, STATE, RunFolder, read_description
+from influcoder_lightning.store.merge import manifests
+from influcoder_lightning.store.reader import read_attributes
+from influcoder_lightning.store.segments import SEGMENTS
+from influcoder_lightning.store.state import read_state, write_state
+
+_MAY_CHANGE = {
+    "accumulate_grad_batches",
+    "keep_states",
+    "overwrite",
+    "precision",
+    "segment_rows",
+    "segment_seconds",
+    "tokenizer",
+}
+
+
+def save(
+    folder: Path,
+    recorder: Recorder,
+    processes: Processes,
+    generation: str,
+    extra: Mapping[str, Any],
+    keep: int,
+) -> dict[str, Any]:
+    """Write the state of every process; returns what the checkpoint holds of it.
+
+    Args:
+        folder: of the store.
+        recorder: of this process.
+        processes: of the run; all of them call this.
+        generation: of the segments.
+        extra: further JSON values to get back.
+        keep: states that stay, the newest ones.
+    """
+    names = sorted(path.name for path in (folder / STATE).glob("[0-9]*"))
+    name = processes.broadcast(f"{int(names[-1]) + 1 if names else 0:08d}")
+    values, tensors = recorder.state()
+    seen, kept_out = recorder.segments.totals()
+    values = {
+        "recorder": values,
+        "generation": generation,
+        "n_segments": len(recorder.segments.manifest.segments),
+        "n_rows": recorder.segments.n_rows,
+        "counts": {"seen": seen, "kept_out": kept_out},
+        "extra": dict(extra),
+    }
+    weights = None
+    if recorder.cotraining is not None:
+        values["cotraining"], more, weights = recorder.cotraining.state()
+        tensors = tensors | {f"cotraining.{key}": value for key, value in more.items()}
+    digest = write_state(_place(folder, name, processes.rank), values, tensors, weights)
+    digests = processes.gather(digest)
+    if processes.first:
+        for old in names[: max(0, len(names) + 1 - keep)]:
+            shutil.rmtree(folder / STATE / old)
+    return {"state": name, "sha256": digests}
+
+
+def rewind(
+    run: RunFolder, pointer: Mapping[str, Any], current: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Cut the store back to a checkpoint's moment; returns the description to go on with.
+
+    The first process calls it, for all.
+
+    Args:
+        run: the locked folder.
+        pointer: what `save` returned.
+        current: description of the run that goes on.
+
+    Raises:
+        StoreError: another configuration, or what the checkpoint needs is gone or damaged.
+    """
+    folder, digests = run.folder, pointer["sha256"]
+    found = read_description(folder)
+    _refuse_differences(found, current)
+    states = [
+        read_state(_place(folder, pointer["state"], rank), digest)[0]
+        for rank, digest in enumerate(digests)
+    ]
+    parts = manifests(folder, found["world_size"])
+    n_segments = [state["n_segments"] for state in states]
+    rows = [state["n_rows"] for state in states]
+    same = states[0]["generation"] == found["generation"]
+    if same and all(len(p.segments) >= n for p, n in zip(parts, n_segments, strict=True)):
+        for part, n in zip(parts, n_segments, strict=True):
+            for segment in part.segments[:n]:
+                part.verified(segment)
+        description = found
+        (folder / schema.FILE_NAME).unlink(missing_ok=True)
+        for part, n in zip(parts, n_segments, strict=True):
+            part.keep(part.segments[:n])
+    else:
+        description = _adopt(folder, found, states, rows)
+        run.describe(description)
+        (folder / schema.FILE_NAME).unlink(missing_ok=True)
+        for part in parts:
+            part.keep([])
+    for later in (folder / STATE).glob("[0-9]*"):
+        if later.name > pointer["state"]:
+            shutil.rmtree(later)
+    shutil.rmtree(folder / "adapters" / "final", ignore_errors=True)
+    return description
+
+
+def restore(
+    folder: Path, recorder: Recorder, processes: Processes, pointer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Bring a fresh recorder to the checkpoint's moment; returns the extra values."""
+    place = _place(folder, pointer["state"], processes.rank)
+    values, tensors, weights = read_state(place, pointer["sha256"][processes.rank])
+    recorder.restore(values["recorder"], tensors)
+    if recorder.cotraining is not None:
+        own = {
+            key.removeprefix("cotraining."): value
+            for key, value in tensors.items()
+            if key.startswith("cotraining.")
+        }
+        recorder.cotraining.restore(values["cotraining"], own, weights)
+    return dict(values["extra"])
+
+
+def tidy(run: RunFolder) -> None:
+    """After a complete merge: only what a kept checkpoint may need stays beside the store."""
+    folder = run.folder
+    states = list((folder / STATE).glob("[0-9]*/rank_00000/values.json"))
+    if not states:
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+        run.dissolve()
+        return
+    # Before the first tower version a checkpoint's rows are sketches; later ones are in the store.
+    waited = any(json.loads(s.read_text())["recorder"]["n_versions"] == 0 for s in states)
+    for part in manifests(folder, read_description(folder)["world_size"]):
+        part.keep([s for s in part.segments if s.waiting and waited])
+    (folder / SEGMENTS / BASE).unlink(missing_ok=True)
+
+
+def _adopt(
+    folder: Path, found: Mapping[str, Any], states: Sequence[Mapping[str, Any]], rows: list[int]
+) -> dict[str, Any]:
+    """The description of a run whose first rows come from a merged store."""
+    store, base = folder / schema.FILE_NAME, folder / SEGMENTS / BASE
+    parts = found.get("base_parts")
+    if store.exists():
+        attributes = read_attributes(store)
+        if attributes["complete"]:
+            parts = attributes["parts"]
+            base.unlink(missing_ok=True)
+            os.link(store, base)
+    encoded = states[0]["recorder"]["n_versions"] > 0
+    if not encoded or parts is None or any(n > m for n, m in zip(rows, parts, strict=True)):
+        raise StoreError(
+            f"{folder} no longer holds the rows that were captured before this checkpoint. Resume "
+            "from a newer one, or start again in another folder."
+        )
+    kept_out: Counter[str] = Counter()
+    for state in states:
+        kept_out.update(state["counts"]["kept_out"])
+    return {
+        **found,
+        "generation": uuid4().hex,
+        "base_rows": rows,
+        "base_parts": parts,
+        "base_windows": len(states[0]["recorder"]["windows"]),
+        "base_queries": states[0]["recorder"]["n_queries"],
+        "base_counts": {
+            "seen": sum(state["counts"]["seen"] for state in states),
+            "kept_out": dict(kept_out),
+        },
+    }
+
+
+def _refuse_differences(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    before, now = _comparable(found), _comparable(current)
+    differences = [
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise StoreError(
+            "the run cannot go on with other settings than it began with: "
+            f"{'; '.join(differences[:10])}. Use the old ones, or start again in another folder."
+        )
+
+
+def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that rows of one store must share, flat."""
+    store = description["store"]
+    attributes = store["attributes"]
+    values = {"processes": description["world_size"], **attributes["config"]}
+    values |= {f"lora.{name}": value for name, value in attributes["lora"].items()}
+    layers = [list(layer) for layer in store["layers"]]
+    values |= {"layers": layers, "code_dim": store["code_dim"], "sketch_dim": store["sketch_dim"]}
+    return {name: value for name, value in values.items() if name not in _MAY_CHANGE}
+
+
+def _place(folder: Path, name: str, rank: int) -> Path:
+    return folder / STATE / name / f"rank_{rank:05d}"

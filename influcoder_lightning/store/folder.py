@@ -1,0 +1,116 @@
+"""The folder of a store while a run writes to it: its description, its lock, its parts.
+
+::
+
+    influence.h5            what users open; written when the run ends, or on opening after a crash
+    segments/run.json       what the run is; there from the first moment
+    segments/rank_NNNNN/    manifest and sealed segments of each process
+    segments/base.h5        rows of a run that was complete before it was resumed
+    state/step_NNNNNNNN/    what a checkpoint needs to go on
+    encoder/, adapters/     towers; the adapter at the start of each window
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from influcoder_lightning.durable import durable_path
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.segments import SEGMENTS
+
+RUN_FILE = "run.json"
+BASE = "base.h5"
+STATE = "state"
+_OURS = (SEGMENTS, STATE, "encoder", "adapters")
+
+
+def run_file(folder: Path) -> Path:
+    """Where the description of an unfinished run is."""
+    return folder / SEGMENTS / RUN_FILE
+
+
+def refuse_existing(folder: Path, overwrite: bool) -> None:
+    """Raise ``StoreError`` if ``folder`` holds a store that must not be replaced."""
+    if overwrite:
+        return
+    if (folder / schema.FILE_NAME).exists():
+        raise StoreError(
+            f"{folder} already holds a store ({schema.FILE_NAME}). Choose another folder, or pass "
+            "`overwrite=True` to replace it."
+        )
+    if run_file(folder).exists():
+        raise StoreError(
+            f"{folder} already holds a store that was not finished. Go on from a checkpoint "
+            "(`trainer.fit(..., ckpt_path=...)`), keep what it has by opening it with "
+            "`InfluenceStore`, choose another folder, or pass `overwrite=True` to replace it."
+        )
+
+
+class RunFolder:
+    """Exclusive use of a store's folder by one run.
+
+    Args:
+        folder: of the store.
+
+    Raises:
+        StoreError: another process writes to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / SEGMENTS / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StoreError(
+                f"{folder} is being written by another process; wait until that run is over, or "
+                "choose another folder."
+            ) from error
+
+    def start(self, description: Mapping[str, Any]) -> None:
+        """Empty the folder of what an earlier run left, and describe the new one."""
+        (self.folder / schema.FILE_NAME).unlink(missing_ok=True)
+        for name in _OURS:  # only what this package writes
+            for path in (self.folder / name).glob("*"):
+                if path.name != "lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.describe({**description, "generation": uuid4().hex, "base_rows": None})
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        with durable_path(run_file(self.folder)) as part:
+            part.write_text(json.dumps(description))
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self._lock.release()
+
+    def dissolve(self) -> None:
+        """Remove ``segments/``: everything is in the store."""
+        self.release()
+        shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``run.json`` of an unfinished run.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    path = run_file(folder)
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(description, dict) or not isinstance(description["world_size"], int):
+            raise ValueError("not the description of a run")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise StoreError(f"{path} cannot be read ({error}).") from error
+    return description

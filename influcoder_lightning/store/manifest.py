@@ -1,0 +1,116 @@
+"""The list of sealed segments of one process: one JSON line each, appended and synced.
+
+A line that a crash tore in half is the last one, has no line end, and is ignored: its segment was
+never reported as written. Any other damage is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from influcoder_lightning.durable import durable_path, sha256
+from influcoder_lightning.errors import StoreError
+
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What the manifest says of a sealed segment.
+
+    Attributes:
+        file: name inside the folder of its process.
+        sha256: of the file.
+        rows: rows in it.
+        seen: samples seen while it was open.
+        waiting: rows are sketches that no tower version has encoded yet.
+        kept_out: samples without a row, by reason.
+    """
+
+    file: str
+    sha256: str
+    rows: int
+    seen: int
+    waiting: bool
+    kept_out: dict[str, int] = field(default_factory=dict)
+
+
+class Manifest:
+    """The sealed segments of one process, in order.
+
+    Args:
+        folder: of the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST
+        self.segments: list[Segment] = _read(self.path) if self.path.exists() else []
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all sealed segments."""
+        return sum(segment.rows for segment in self.segments)
+
+    def append(self, segment: Segment) -> None:
+        """Make ``segment`` count; on return it is on the disk."""
+        with self.path.open("ab") as file:
+            file.write(_line(segment))
+            file.flush()
+            os.fsync(file.fileno())
+        self.segments.append(segment)
+
+    def keep(self, segments: list[Segment]) -> None:
+        """Forget all but ``segments``, and remove every other file of the folder."""
+        with durable_path(self.path) as part:
+            part.write_bytes(b"".join(map(_line, segments)))
+        self.segments = list(segments)
+        names = {segment.file for segment in segments} | {MANIFEST}
+        for path in self.folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+    def verified(self, segment: Segment) -> Path:
+        """The file of a segment.
+
+        Raises:
+            StoreError: it is missing, or not what was sealed.
+        """
+        path = self.folder / segment.file
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: it holds {segment.rows} rows of this store.")
+        if sha256(path) != segment.sha256:
+            raise StoreError(
+                f"{path} is damaged (its checksum is not that of the manifest); it held "
+                f"{segment.rows} rows. Put the file back from a copy, or value the data again."
+            )
+        return path
+
+
+def _line(segment: Segment) -> bytes:
+    return json.dumps(asdict(segment)).encode() + b"\n"
+
+
+def _read(path: Path) -> list[Segment]:
+    *lines, torn = path.read_bytes().split(b"\n")
+    del torn
+    segments = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            segments.append(_parsed(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(f"{path}, line {number}: no entry of a segment ({error}).") from error
+    return segments
+
+
+def _parsed(value: dict[str, Any]) -> Segment:
+    segment = Segment(**value)
+    kinds = {"file": str, "sha256": str, "rows": int, "seen": int, "kept_out": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(segment, name), kind)]
+    if wrong or Path(segment.file).name != segment.file or segment.rows < 0:
+        raise ValueError(f"`{wrong[0] if wrong else 'file'}` is not what a manifest holds")
+    return segment

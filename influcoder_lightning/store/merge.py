@@ -1,0 +1,204 @@
+"""Sealed segments of all processes -> one ``influence.h5``, a segment in memory at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from influcoder_lightning.durable import durable_path
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import BASE
+from influcoder_lightning.store.manifest import Manifest
+from influcoder_lightning.store.segments import SEGMENTS, FeatureBlock, rank_folder
+from influcoder_lightning.store.writer import StoreWriter
+
+Encode = Callable[[np.ndarray, np.ndarray, int], FeatureBlock]
+"""(sketches [n, D], norms [n], tower version) -> what the store keeps of these rows."""
+_BLOCK_ROWS, _ENCODED_ROWS = 4096, 256
+
+
+def manifests(folder: Path, world_size: int) -> list[Manifest]:
+    """The manifests of all processes."""
+    return [Manifest(rank_folder(folder, rank)) for rank in range(world_size)]
+
+
+def read_windows(folder: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the sealed segments know of each window, the newest word of each, in order."""
+    known: dict[int, dict[str, Any]] = {}
+    if description["base_rows"] is not None:
+        with h5py.File(folder / SEGMENTS / BASE, "r") as file:
+            _learn_windows(known, file, description["base_windows"])
+    first = Manifest(rank_folder(folder, 0))
+    for segment in first.segments:
+        with h5py.File(first.verified(segment), "r") as file:
+            _learn_windows(known, file)
+    return [known[index] for index in sorted(known)]
+
+
+def merge(
+    folder: Path,
+    description: Mapping[str, Any],
+    windows: list[dict[str, Any]],
+    encode: Encode,
+    *,
+    complete: bool,
+    note: str = "",
+) -> int:
+    """Write ``influence.h5`` from everything that is sealed; returns the number of its rows.
+
+    Rows come process by process, each in the order of its training.
+
+    Raises:
+        StoreError: a segment is missing or damaged, or rows in the file and rows sealed differ.
+    """
+    parts = manifests(folder, description["world_size"])
+    versions = {window["window"]: window["tower_version"] for window in windows}
+    target = folder / schema.FILE_NAME
+    with durable_path(target) as part:
+        writer = StoreWriter.create(part, **description["store"])
+        merging = _Merging(writer, versions, encode)
+        base = folder / SEGMENTS / BASE
+        starts = np.cumsum([0, *(description.get("base_parts") or [])])
+        for rank, manifest in enumerate(parts):
+            if description["base_rows"] is not None:
+                with h5py.File(base, "r") as file:
+                    if rank == 0:
+                        merging.add_base_queries(file, description)
+                    begin = int(starts[rank])
+                    merging.add_base_rows(file, begin, begin + description["base_rows"][rank])
+            for segment in manifest.segments:
+                with h5py.File(manifest.verified(segment), "r") as file:
+                    merging.add(file)
+            merging.end_part()
+        for window in windows:
+            writer.append_window(**merging.counted(window))
+        n_rows, expected = sum(merging.parts), _expected(parts, description)
+        if n_rows != expected:
+            raise StoreError(f"{target}: {n_rows} rows merged, but {expected} were sealed.")
+        seen, kept_out = _totals(parts, description)
+        writer.set_attribute("counts", {"seen": seen, "kept_out": kept_out, "written": n_rows})
+        writer.set_attribute("parts", merging.parts)
+        writer.close(complete, note)
+    return n_rows
+
+
+class _Merging:
+    """What is being merged, and what has been counted of it."""
+
+    def __init__(self, writer: StoreWriter, versions: Mapping[int, int], encode: Encode) -> None:
+        self._writer, self._versions, self._encode = writer, versions, encode
+        self.parts: list[int] = []
+        self._per_window: Counter[int] = Counter()
+        self._last_step: dict[int, int] = {}
+        self._n_rows = 0
+        self._waiting: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(schema.TABLES)
+
+    def counted(self, window: Mapping[str, Any]) -> dict[str, Any]:
+        """The window with its number of rows, and an end if the run did not live to say it."""
+        index, end = window["window"], window["end_step"]
+        if end < 0:
+            end = max(window["start_step"], self._last_step.get(index, -1) + 1)
+        return {**window, "n_rows": self._per_window[index], "end_step": end}
+
+    def end_part(self) -> None:
+        for table in schema.TABLES:
+            self._encode_waiting(table, 0)
+        self.parts.append(self._n_rows)
+        self._n_rows = 0
+
+    def add(self, file: h5py.File) -> None:
+        for table in schema.TABLES:
+            if table in file:
+                self._add_entries(file, table, slice(None))
+        if "query_text" in file:
+            self._writer.append_encoded_texts(file["query_text"].asstr()[:])
+
+    def add_base_rows(self, file: h5py.File, start: int, stop: int) -> None:
+        for begin in range(start, stop, _BLOCK_ROWS):
+            self._add_entries(file, "rows", slice(begin, min(begin + _BLOCK_ROWS, stop)))
+
+    def add_base_queries(self, file: h5py.File, description: Mapping[str, Any]) -> None:
+        """The takes of the windows that stay, of the queries that the run itself has."""
+        table = file["queries"]
+        n_queries = description["base_queries"]
+        keep = (table["window"][:] < description["base_windows"]) & (table["at_end"][:] == 0)
+        keep &= table["query"][:] < n_queries
+        if keep.any():
+            self._add_entries(file, "queries", keep.nonzero()[0])
+        self._writer.append_encoded_texts(file["query_text"].asstr()[:n_queries])
+
+    def _add_entries(self, file: h5py.File, table: str, chosen: Any) -> None:
+        group = file[table]
+        entries = {name: group[name][chosen] for name in schema.TABLES[table]}
+        entries["sample_id"] = schema.decode_ids(group["sample_id"], chosen)
+        entries |= {name: group[schema.feature(name)][chosen] for name in _parts(group)}
+        if table == "rows":
+            windows = entries["window"].tolist()
+            self._per_window.update(windows)
+            self._last_step.update(zip(windows, entries["step"].tolist(), strict=True))
+            self._n_rows += len(windows)
+        if "code" in entries:
+            self._encode_waiting(table, 0)
+            self._append(table, entries)
+            return
+        waiting = self._waiting[table]
+        self._waiting[table] = entries if waiting is None else _joined(waiting, entries)
+        self._encode_waiting(table, _ENCODED_ROWS)
+
+    def _encode_waiting(self, table: str, at_least: int) -> None:
+        """Encode entries that waited, in blocks whose edges do not depend on the segments' edges.
+
+        So a run that was interrupted gives the same codes, to the last bit.
+        """
+        while (entries := self._waiting[table]) is not None:
+            versions = np.array([self._versions[w] for w in entries["window"].tolist()])
+            edges = [*(np.flatnonzero(np.diff(versions)) + 1), len(versions)]
+            size = min(edges[0], _ENCODED_ROWS)
+            if len(versions) < max(at_least, 1):
+                return
+            some = {name: value[:size] for name, value in entries.items()}
+            rest = {name: value[size:] for name, value in entries.items()}
+            self._waiting[table] = rest if len(versions) > size else None
+            block = self._encode(some.pop("sketch"), some.pop("norm"), int(versions[0]))
+            some["tower_version"] = versions[:size]
+            self._append(table, some | block.parts())
+
+    def _append(self, table: str, entries: dict[str, np.ndarray]) -> None:
+        parts = {k: entries.pop(k) for k in schema.FEATURE_DTYPES if k in entries}
+        ids = entries.pop("sample_id").tolist()
+        self._writer.append(table, ids, entries, FeatureBlock(**parts))
+
+
+def _joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+
+def _parts(group: h5py.Group) -> list[str]:
+    return [name for name in schema.FEATURE_DTYPES if schema.feature(name) in group]
+
+
+def _learn_windows(known: dict[int, dict[str, Any]], file: h5py.File, stop: int = 1 << 62) -> None:
+    if "windows" in file:
+        columns = {name: file["windows"][name][:].tolist() for name in schema.WINDOW_COLUMNS}
+        for i, index in enumerate(columns["window"]):
+            if index < stop:
+                known[index] = {name: values[i] for name, values in columns.items()}
+
+
+def _expected(parts: list[Manifest], description: Mapping[str, Any]) -> int:
+    return sum(part.n_rows for part in parts) + sum(description["base_rows"] or [])
+
+
+def _totals(parts: list[Manifest], description: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
+    segments = [segment for part in parts for segment in part.segments]
+    before = description.get("base_counts") or {"seen": 0, "kept_out": {}}
+    kept_out: Counter[str] = Counter(before["kept_out"])
+    for segment in segments:
+        kept_out.update(segment.kept_out)
+    return before["seen"] + sum(segment.seen for segment in segments), dict(kept_out)
