@@ -86,6 +86,7 @@ class GradientCapture:
         self._armed = self._compiled = False
         self._anchor: Tensor | None = None
         self._segments: Segments | None = None
+        self._failure: Exception | None = None
         self._reset(0)
 
     def attach(self, *, compiled: bool = False) -> None:
@@ -161,10 +162,13 @@ class GradientCapture:
 
         Raises:
             CaptureError: no LoRA linear took part in the backward pass, a weight got its gradient
-                past the hooks, or the backward pass is one of our own and the forward was
-                checkpointed with reentry.
+                past the hooks, a tensor had another shape than the batch, or the backward pass is
+                one of our own and the forward was checkpointed with reentry.
         """
         self._armed = False
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         for linear, rows in list(self._partial.values()):
             self._consume(linear, rows)
         missed = self._trained - self._tapped
@@ -195,6 +199,7 @@ class GradientCapture:
         self._segments = None
         self._in_backward = False
         self._ran_without_gradient = False
+        self._failure = None
         self._anchor = None
         self._sketch: Tensor | None = None
         self._squared_norm = torch.empty(0)
@@ -231,6 +236,14 @@ class GradientCapture:
             return
         start = perf_counter()
         self._tapped.add(linear.name)
+        try:
+            self._take(linear, x, d)
+        except Exception as error:  # the training's backward pass goes on; `finish` raises it
+            self.cancel()
+            self._failure = error
+        self.seconds += perf_counter() - start
+
+    def _take(self, linear: LoraLinear, x: Tensor, d: Tensor) -> None:
         packed = self._segments
         fits = d.dim() == 3 and (
             d.shape[0] == self._batch_size
@@ -256,7 +269,6 @@ class GradientCapture:
             self._partial[linear.name] = (linear, rows)
         else:
             self._consume(linear, rows)
-        self.seconds += perf_counter() - start
 
     def _consume(self, linear: LoraLinear, rows: Tensor) -> None:
         with torch.no_grad():

@@ -24,6 +24,7 @@ class LossObserver:
         self._handles: list[Any] = []
         self._labels: Tensor | None = None
         self._segments: Segments | None = None
+        self._failure: Exception | None = None
         self._verified = True
         self.losses: Tensor | None = None
 
@@ -46,20 +47,23 @@ class LossObserver:
         Args:
             labels: of each sample.
             segments: where the samples lie in a packed batch. The forward pass must then keep them
-                apart; its hook raises `DataError` if it is not known to.
+                apart; `finish` raises `DataError` if it is not known to.
         """
         self._labels, self._segments, self.losses = labels, segments, None
-        self._verified = segments is None
+        self._verified, self._failure = segments is None, None
 
     def finish(self, batch_size: int) -> Tensor:
         """[S] float32 losses on the CPU; NaN where the logits could not be read.
 
         Raises:
-            DataError: a packed batch went through the model where its attention was not seen.
+            DataError: a packed batch whose attention lets samples see each other, or was not seen.
         """
         losses, self.losses = self.losses, None
+        failure, self._failure = self._failure, None
         unseen = self._labels is not None and not self._verified and batch_size > 0
         self._labels = self._segments = None
+        if failure is not None and batch_size > 0:
+            raise failure
         if unseen:
             raise DataError(
                 "the batch is packed, but the language model was not called as a whole, so it "
@@ -71,6 +75,13 @@ class LossObserver:
     def _hook(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
         if self._labels is None or self.losses is not None or not torch.is_grad_enabled():
             return
+        try:
+            self._observe(module, kwargs, output)
+        except Exception as error:  # the training step goes on; `finish` raises it
+            self._failure, self._labels = error, None
+
+    def _observe(self, module: nn.Module, kwargs: dict[str, Any], output: Any) -> None:
+        assert self._labels is not None
         if self._segments is not None:
             self._segments.require_block_diagonal(kwargs, getattr(module, "config", None))
             self._verified = True

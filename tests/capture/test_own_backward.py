@@ -100,6 +100,25 @@ def test_a_loss_without_a_gradient():
         feature_rows(capture_of(model), batch, [0, 1], batch["labels"], lambda _: torch.zeros(2))
 
 
+def test_trouble_of_the_capture_waits_until_the_backward_pass_is_over():
+    model, batch = tiny_peft().eval(), torch.utils.data.default_collate(tokens(3))
+    model(**batch).loss.backward()
+    expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    capture = capture_of(model)
+    capture.begin(2)  # of 3 rows
+    loss = model(**batch).loss
+    capture.begin_backward()
+    loss.backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(map(torch.equal, found, expected))
+    with pytest.raises(CaptureError, match=r"expected \[batch, tokens, features\]"):
+        capture.finish()
+    capture.begin(3)
+    model(**batch).loss.backward()
+    assert len(capture.finish().sketch) == 3, "the next batch is captured again"
+
+
 @pytest.mark.parametrize("end", ["finish", "cancel"])
 def test_nothing_of_the_graph_stays_alive(end):
     model = tiny_peft().eval()
