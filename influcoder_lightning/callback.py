@@ -8,16 +8,13 @@ Values every training sample while a LoRA fine-tuning run goes on, and leaves th
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -29,32 +26,18 @@ from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.sample_ids import batch_labels
-from influcoder_lightning.errors import CaptureError, ConfigError
-from influcoder_lightning.processes import Processes
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.training.cautions import warn_drift, warn_reduction
+from influcoder_lightning.training.checkpoints import Checkpointed
+from influcoder_lightning.training.failure import valuing
+from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
 from influcoder_lightning.valuation import Options, Valuation
 
 _REFUSED_STRATEGIES = ("FSDP", "DeepSpeed", "DataParallel", "XLA")
 PADDING = "repeated by the distributed sampler to even out the processes"
 
 
-def _valuing(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook that serves the valuation only: trouble in it is dealt with as ``on_error`` says."""
-
-    @wraps(hook)
-    def guarded(self: InfluenceCallback, trainer: Trainer, *args: Any) -> None:
-        if self._given_up:
-            return
-        try:
-            hook(self, trainer, *args)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._give_up(trainer, error)
-
-    return guarded
-
-
-class InfluenceCallback(Callback):
+class InfluenceCallback(Checkpointed):
     r"""Captures every sample's LoRA gradient during training and writes an influence store.
 
     Batches must carry sample ids: ``DataLoader(with_sample_ids(dataset), ...)`` or
@@ -179,11 +162,6 @@ class InfluenceCallback(Callback):
                 "`query_dataloader` is an iterator that can be read once; it is read at the start "
                 "of every window. Pass a DataLoader or a list of batches."
             )
-        self._valuation: Valuation | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._resume: dict[str, Any] | None = None
-        self._pointer: dict[str, Any] | None = None
-        self._given_up = False
 
     def query_loss(self, pl_module: LightningModule, batch: Any) -> Tensor:
         """Mean response loss [B] of each query in ``batch``, differentiable.
@@ -219,7 +197,7 @@ class InfluenceCallback(Callback):
                 "`ModelParallelStrategy`."
             )
 
-    @_valuing
+    @valuing
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the LoRA layers, open the store, attach the hooks; go on where a checkpoint says."""
         pointer, self._resume, self._pointer = self._resume, None, None
@@ -235,7 +213,7 @@ class InfluenceCallback(Callback):
         }
         valuation = Valuation(pl_module, folder, self.options, config, pointer)
         self._valuation = valuation
-        self._rate_shares = _rate_shares(trainer, valuation)
+        self._rate_shares = rate_shares(trainer, valuation.capture.linears)
         self._begun = perf_counter()
         self._boundary, self._captured, self._warned_loss = True, False, False
         self._step = trainer.global_step
@@ -250,26 +228,13 @@ class InfluenceCallback(Callback):
                 "holds no valuation: the store begins here."
             )
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Make every row before this checkpoint durable, and let it point to what it needs."""
-        if self._temporary is None:
-            self._save_state(trainer)
-        if self._pointer is not None and self._pointer["step"] == trainer.global_step:
-            checkpoint["callbacks"][self.state_key] = self._pointer
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where the valuation of the checkpoint is; `on_train_start` goes on from it."""
-        self._resume = state_dict
-
-    @_valuing
+    @valuing
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch starts a new optimizer step, also after one that a hook cut short."""
         self._boundary, self._micro, self._epoch_samples = True, None, 0
         self._active().cancel()
 
-    @_valuing
+    @valuing
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -291,7 +256,7 @@ class InfluenceCallback(Callback):
                 )
                 valuation.begin(self._micro.labels)
 
-    @_valuing
+    @valuing
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
@@ -303,18 +268,16 @@ class InfluenceCallback(Callback):
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 
-    @_valuing
+    @valuing
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the gradients of this micro-batch, and the learning rate its step will use."""
         if self._micro is not None:
             valuation = self._active()
             with valuation.timed():
                 self._gradients = valuation.capture.finish()
-                groups = trainer.optimizers[0].param_groups
-                rates = [share * float(groups[i]["lr"]) for i, share in self._rate_shares.items()]
-                self._rate = sum(rates)
+                self._rate = mean_rate(trainer, self._rate_shares)
 
-    @_valuing
+    @valuing
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
@@ -327,22 +290,23 @@ class InfluenceCallback(Callback):
         """Hand the rows on; co-train where the schedule says so."""
         self._take_rows(trainer, batch)
         if self._boundary:
+            self._agree(trainer)
             self._end_step(trainer)
             if not (trainer.barebones or self._given_up):
                 pl_module.log_dict(self._metrics(), batch_size=1, on_step=True, on_epoch=False)
 
-    @_valuing
+    @valuing
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the queries once more, write everything, check that nothing is missing."""
         valuation = self._valuation
         if valuation is None:
             return
-        if trainer.checkpoint_callbacks and self._temporary is None:
+        if trainer.checkpoint_callbacks:
             self._save_state(trainer)  # a checkpoint saved after this hook can be resumed from
         drift = valuation.close(
             trainer.global_step, self._query_rows(trainer, pl_module, valuation)
         )
-        self._warn_drift(drift)
+        warn_drift(drift, self.drift_warn)
         seen, kept_out = valuation.totals
         metrics = {"influcoder/rows_written": float(valuation.rows_written)}
         if drift is not None and drift == drift:
@@ -375,19 +339,6 @@ class InfluenceCallback(Callback):
 
     # ------------------------------------------------------------------------ parts
 
-    def _active(self) -> Valuation:
-        if self._valuation is None:
-            raise CaptureError("the valuation of this run has ended; call `trainer.fit` again.")
-        return self._valuation
-
-    def _release(self) -> None:
-        if self._valuation is not None:
-            self._valuation.detach()
-            self._valuation = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
-
     def _folder(self, trainer: Trainer, pointer: dict[str, Any] | None) -> Path:
         """Where the store is, the same in every process."""
         base = trainer.log_dir or trainer.default_root_dir
@@ -401,41 +352,10 @@ class InfluenceCallback(Callback):
             self.dirpath = chosen
         return Path(chosen)
 
-    def _save_state(self, trainer: Trainer) -> None:
-        valuation = self._valuation
-        if valuation is None or self._given_up:
-            return
-        if not self._boundary:
-            rank_zero_warn(
-                "influcoder: a checkpoint between the micro-batches of an optimizer step: Lightning "
-                "does not keep their gradients, so a run resumed from it differs from this one."
-            )
-        moment = [trainer.global_step, valuation.n_rows, valuation.recorder.n_windows]
-        if self._pointer is None or self._pointer["moment"] != moment:
-            extra = {"window_start": self._window_start, "epoch_samples": self._epoch_samples}
-            self._pointer = {
-                **valuation.save_state(extra),
-                "folder": str(valuation.folder),
-                "step": trainer.global_step,
-                "moment": moment,
-            }
+    def _progress(self) -> dict[str, Any]:
+        return {"window_start": self._window_start, "epoch_samples": self._epoch_samples}
 
-    def _give_up(self, trainer: Trainer, error: Exception) -> None:
-        """End the valuation and let the training go on (``on_error="warn"``)."""
-        self._given_up = True
-        reason = f"{type(error).__name__}: {error}"
-        valuation = self._valuation
-        if valuation is not None:
-            valuation.abort(trainer.global_step, reason)
-        self._release()
-        safe = f"{valuation.n_rows} rows are safe in {valuation.folder}" if valuation else "no rows"
-        warnings.warn(
-            f"influcoder: THE VALUATION HAS STOPPED at step {trainer.global_step}; the training "
-            f"goes on without it. Cause: {reason}. So far: {safe}.",
-            stacklevel=2,
-        )
-
-    @_valuing
+    @valuing
     def _take_rows(self, trainer: Trainer, batch: Any) -> None:
         if self._micro is not None:
             valuation = self._active()
@@ -443,26 +363,14 @@ class InfluenceCallback(Callback):
                 self._hand_on(trainer, valuation, self._micro, batch)
                 self._micro = self._gradients = None
 
+    @valuing
     def _end_step(self, trainer: Trainer) -> None:
         """What all processes do together after an optimizer step."""
-        self._agree(trainer)
-        self._after_step(trainer)
-
-    @_valuing
-    def _after_step(self, trainer: Trainer) -> None:
         valuation = self._active()
         with valuation.timed():
             valuation.recorder.end_step()
             if trainer.global_step % self.co_train_every_n_steps == 0:
                 valuation.co_train()
-
-    def _agree(self, trainer: Trainer) -> None:
-        """With ``on_error="warn"`` and several processes: where one has given up, all do."""
-        if self.on_error == "warn" and trainer.world_size > 1:
-            given_up = Processes().gather(self._given_up)
-            if any(given_up) and not self._given_up:
-                rank = given_up.index(True)
-                self._give_up(trainer, CaptureError(f"process {rank} has given up"))
 
     def _hand_on(
         self, trainer: Trainer, valuation: Valuation, micro: MicroBatch, batch: Any
@@ -474,7 +382,8 @@ class InfluenceCallback(Callback):
             valuation.cancel()
             recorder.keep_out("training_step returned no loss", micro.ids)
             return
-        self._check_reduction(micro, losses)
+        if not self._warned_loss:
+            self._warned_loss = warn_reduction(self.loss_reduction, micro, losses)
         rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
         repeated = torch.arange(len(rows)) >= self._n_real
         recorder.keep_out(PADDING, rows.select(repeated).ids)
@@ -500,7 +409,7 @@ class InfluenceCallback(Callback):
         queries = self._query_rows(trainer, pl_module, valuation)
         drift = valuation.open_window(epoch, step, queries)
         self._window_start = (epoch, step)
-        self._warn_drift(drift)
+        warn_drift(drift, self.drift_warn)
         if drift is not None and drift == drift and not trainer.barebones:
             pl_module.log("influcoder/drift", drift, batch_size=1)
 
@@ -514,28 +423,6 @@ class InfluenceCallback(Callback):
                 self.query_dataloader, lambda batch: self.query_loss(pl_module, batch)
             )
 
-    def _warn_drift(self, drift: float | None) -> None:
-        if drift is not None and drift < self.drift_warn:
-            rank_zero_warn(
-                f"influcoder: query gradients turned during the last window (mean cosine "
-                f"{drift:.2f} < {self.drift_warn}): scores of its rows mix different states of the "
-                "adapter. Shorten the windows with `refresh_queries_every_n_steps`."
-            )
-
-    def _check_reduction(self, micro: MicroBatch, losses: Tensor) -> None:
-        """Warn once if the declared reduction does not reproduce the training loss."""
-        expected = micro.expected_loss(losses)
-        if self._warned_loss or expected is None or micro.loss is None:
-            return
-        if abs(micro.loss - expected) > 0.05 * abs(expected) + 1e-6:
-            self._warned_loss = True
-            rank_zero_warn(
-                f"influcoder: `loss_reduction={self.loss_reduction!r}` implies a training loss of "
-                f"{expected:.4g}, but the module returned {micro.loss:.4g}. If the loss weighs "
-                "samples differently, gradient norms and `tracin` scores will be off; pass the "
-                "matching `loss_reduction`."
-            )
-
     def _metrics(self) -> dict[str, float]:
         valuation = self._active()
         values = {
@@ -544,19 +431,3 @@ class InfluenceCallback(Callback):
             "influcoder/encoder_loss": valuation.text_loss,
         }
         return {name: value for name, value in values.items() if value == value}
-
-
-def _rate_shares(trainer: Trainer, valuation: Valuation) -> dict[int, float]:
-    """Share of the captured weights in each parameter group of the optimizer."""
-    sizes = {id(linear.module.weight): linear.numel for linear in valuation.capture.linears}
-    shares: dict[int, float] = {}
-    for index, group in enumerate(trainer.optimizers[0].param_groups):
-        owned = sum(sizes.get(id(p), 0) for p in group["params"])
-        if owned:
-            shares[index] = owned / sum(sizes.values())
-    if sum(shares.values()) < 1 - 1e-9:
-        raise MisconfigurationException(
-            "some trainable LoRA weights are not in the optimizer: they have gradients but never "
-            "change. Pass all trainable parameters to the optimizer, or freeze those weights."
-        )
-    return shares

@@ -200,6 +200,12 @@ class Valuation:
         return self.recorder.segments.n_rows + (before[self.processes.rank] if before else 0)
 
     @property
+    def n_sealed(self) -> int:
+        """Rows of this process that a crash cannot cost any more."""
+        open_rows = self.recorder.segments.n_rows - self.recorder.segments.manifest.n_rows
+        return self.n_rows - open_rows
+
+    @property
     def seconds(self) -> float:
         """Time this valuation has taken from the run so far."""
         return self._own_seconds + self.capture.seconds

@@ -1,0 +1,1 @@
+"""Parts of the callback: what it does about trouble, checkpoints, learning rates and warnings."""

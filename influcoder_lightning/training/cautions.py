@@ -1,0 +1,34 @@
+"""Warnings about runs that work, but whose scores mean less than they seem to."""
+
+from __future__ import annotations
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from influcoder_lightning.capture.losses import LossReduction
+from influcoder_lightning.capture.microbatch import MicroBatch
+
+
+def warn_drift(drift: float | None, least: float) -> None:
+    """Warn if the queries' gradients turned too far within a window."""
+    if drift is not None and drift < least:
+        rank_zero_warn(
+            f"influcoder: query gradients turned during the last window (mean cosine "
+            f"{drift:.2f} < {least}): scores of its rows mix different states of the "
+            "adapter. Shorten the windows with `refresh_queries_every_n_steps`."
+        )
+
+
+def warn_reduction(reduction: LossReduction, micro: MicroBatch, losses: Tensor) -> bool:
+    """Warn if the declared reduction does not reproduce the training loss; True if it warned."""
+    expected = micro.expected_loss(losses)
+    if expected is None or micro.loss is None:
+        return False
+    if abs(micro.loss - expected) <= 0.05 * abs(expected) + 1e-6:
+        return False
+    rank_zero_warn(
+        f"influcoder: `loss_reduction={reduction!r}` implies a training loss of {expected:.4g}, but "
+        f"the module returned {micro.loss:.4g}. If the loss weighs samples differently, gradient "
+        "norms and `tracin` scores will be off; pass the matching `loss_reduction`."
+    )
+    return True
