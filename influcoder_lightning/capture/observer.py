@@ -28,12 +28,11 @@ class LossObserver:
         self._verified = True
         self.losses: Tensor | None = None
 
-    def attach(self) -> None:
-        """Register the hooks."""
+    def attach(self, *, compiled: bool = False) -> None:
+        """Register the hooks; ``compiled``: the model runs through torch.compile."""
         if not self._handles:
-            self._handles = [
-                m.register_forward_hook(self._hook, with_kwargs=True) for m in self._modules
-            ]
+            hook = torch.compiler.disable(self._hook) if compiled else self._hook
+            self._handles = [m.register_forward_hook(hook, with_kwargs=True) for m in self._modules]
 
     def detach(self) -> None:
         """Remove the hooks."""
