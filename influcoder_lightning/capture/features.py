@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.losses import response_tokens, sample_losses
+from influcoder_lightning.capture.packing import has_blocks
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.sample_ids import batch_labels
 from influcoder_lightning.errors import DataError
@@ -96,9 +97,11 @@ def refuse_packed(batch: Any) -> None:
     if not isinstance(batch, Mapping):
         return
     packed = next((key for key in _PACKING_KEYS if key in batch), None)
-    positions = batch.get("position_ids")
-    if packed is None and isinstance(positions, Tensor) and positions.dim() == 2:
-        mask = batch.get("attention_mask")
+    positions, mask = batch.get("position_ids"), batch.get("attention_mask")
+    square = isinstance(mask, Tensor) and mask.dim() == 4
+    if packed is None and isinstance(mask, Tensor) and square and has_blocks(mask):
+        packed = "a 4-D attention_mask of several blocks"
+    if packed is None and isinstance(positions, Tensor) and positions.dim() == 2 and not square:
         attended = torch.ones_like(positions) if mask is None else mask
         both = attended[:, 1:].bool() & attended[:, :-1].bool()
         if bool(((positions[:, 1:] <= positions[:, :-1]) & both).any()):

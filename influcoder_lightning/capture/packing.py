@@ -154,9 +154,8 @@ class Segments:
 
     def _check_mask(self, mask: Tensor) -> None:
         ids = self.segment_ids
-        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         same = ids[:, :, None] == ids[:, None, :]
-        leaks = allowed & ~same[:, None] & (ids != 0)[:, None, :, None]
+        leaks = allowed_pairs(mask) & ~same[:, None] & (ids != 0)[:, None, :, None]
         if mask.shape[0] != len(ids) or bool(leaks.any()):
             raise DataError(f"{_LEAK}the 4-D mask lets a sample see another.{_WAY_OUT}")
 
@@ -172,15 +171,29 @@ class Segments:
             raise DataError(f"{_LEAK}position_ids do not restart with each segment.{_WAY_OUT}")
         cached = inputs.get("use_cache")
         if getattr(config, "use_cache", False) if cached is None else cached:
-            raise DataError(
-                f"{_LEAK}with use_cache=True transformers ignores restarting position_ids.{_WAY_OUT}"
-            )
+            cause = "with use_cache=True transformers ignores restarting position_ids."
+            raise DataError(_LEAK + cause + _WAY_OUT)
         kind = str(getattr(config, "_attn_implementation", None))
         if not _packs_on_positions(kind, len(ids)):
             raise DataError(
                 f"{_LEAK}attention {kind!r} of this transformers version does not tell samples "
                 f"apart by position_ids in a batch of {len(ids)} rows.{_WAY_OUT}"
             )
+
+
+def allowed_pairs(mask: Tensor) -> Tensor:
+    """Which query may see which key: bool, of a 4-D mask that is bool, additive or 0 and 1."""
+    if mask.is_floating_point():
+        return mask > torch.finfo(mask.dtype).min / 2
+    return mask.bool()
+
+
+def has_blocks(mask: Tensor) -> bool:
+    """Whether a 4-D mask [B, 1, T, T] hides from some token the token right before it."""
+    allowed = allowed_pairs(mask)[:, 0]
+    own = allowed.diagonal(dim1=1, dim2=2)
+    before = allowed.diagonal(offset=-1, dim1=1, dim2=2)
+    return bool((own[:, 1:] & own[:, :-1] & ~before).any())
 
 
 def _packs_on_positions(kind: str, batch_size: int) -> bool:

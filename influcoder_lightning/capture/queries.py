@@ -78,7 +78,7 @@ def batch_texts(batch: Any, labels: Tensor, tokenizer: Any) -> list[Text] | None
         tokens, attended = segments.unpacked(tokens), segments.valid
     else:
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        attended = torch.ones_like(tokens) if mask is None else mask
+        attended = torch.ones_like(tokens) if mask is None or mask.dim() != 2 else mask
     response = labels != IGNORE_INDEX
     prompts, responses = (
         tokenizer.batch_decode(

@@ -236,6 +236,17 @@ def test_damaged_packing_is_refused(changes, words):
         )
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_a_mask_of_blocks_without_segment_ids_is_refused(kind):
+    batch = packed(position_ids=None, sample_id=[0, 1, 2])
+    segment_ids = batch.pop("segment_ids")
+    read = {"sample_id_key": "sample_id", "labels_key": "labels", "reduction": "sum"}
+    with pytest.raises(DataError, match=r"4-D attention_mask of several blocks.*segment_ids"):
+        MicroBatch.read(batch | {"attention_mask": block_mask(segment_ids, kind)}, **read)
+    plain = block_mask(torch.ones_like(segment_ids), kind)  # causal: one sample per row
+    assert len(MicroBatch.read(batch | {"attention_mask": plain}, **read).ids) == 3
+
+
 def test_a_label_on_padding_is_refused():
     batch = packed()
     batch["labels"][:, -1] = 5
