@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import oracle_gradient, relative_error, tiny_peft, tokens
 
+from influcoder_lightning.capture.features import feature_rows
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.capture.microbatch import MicroBatch
@@ -245,6 +246,13 @@ def test_a_mask_of_blocks_without_segment_ids_is_refused(kind):
         MicroBatch.read(batch | {"attention_mask": block_mask(segment_ids, kind)}, **read)
     plain = block_mask(torch.ones_like(segment_ids), kind)  # causal: one sample per row
     assert len(MicroBatch.read(batch | {"attention_mask": plain}, **read).ids) == 3
+
+
+def test_packed_queries_are_refused():
+    model = tiny_peft()
+    capture = GradientCapture(find_lora_linears(model), None)
+    with pytest.raises(DataError, match="supported only in training"):
+        feature_rows(capture, packed(), list(range(7)), packed()["labels"], lambda batch: None)
 
 
 def test_a_label_on_padding_is_refused():
