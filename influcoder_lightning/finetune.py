@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from influcoder_lightning.capture.features import causal_lm_losses, evaluating
 from influcoder_lightning.capture.losses import response_tokens
+from influcoder_lightning.data.files import read_whole, why_no_file, why_no_model
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import ConfigError, DataError
 
@@ -144,12 +146,41 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
     """
     from peft import PeftModel
 
-    if not Path(folder, "adapter_config.json").is_file():
-        raise ConfigError(f"model.adapter={folder}: no adapter_config.json there.")
+    folder = Path(folder)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if why := why_no_file(folder / name):
+            raise ConfigError(
+                f"model.adapter={folder}: no {name} there ({why}). Give a folder written by "
+                "save_pretrained of a PEFT model."
+            )
     try:
+        _check_ranks(folder)
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True).train()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"the adapter in {folder} does not fit the model: {error}") from error
+    except Exception as error:  # PEFT raises whatever a hostile value runs into
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"the adapter in {folder} does not fit the model: {first:.500}"
+        ) from error
+
+
+def _check_ranks(folder: Path) -> None:
+    """PEFT makes matrices of the ranks that the settings name, before it looks at the weights."""
+    from safetensors import safe_open
+
+    settings = json.loads(read_whole(folder / "adapter_config.json"))
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise ValueError("adapter_config.json describes no LoRA")
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        sizes = [n for key in weights.keys() for n in weights.get_slice(key).get_shape()]  # noqa: SIM118
+    pattern = settings.get("rank_pattern") or {}
+    ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
+    for rank in ranks:
+        if (
+            isinstance(rank, bool)
+            or not isinstance(rank, int)
+            or not 1 <= rank <= max(sizes or [0])
+        ):
+            raise ValueError(f"r={rank!r:.60} in adapter_config.json is no rank of its weights")
 
 
 def steps_of_epochs(n_rows: int, epochs: float, batch_size: int, accumulate: int = 1) -> int:
@@ -276,6 +307,8 @@ def _refuse_missing_folder(name: str) -> None:
     """A path that is not there must not be asked for at the hub."""
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
         raise ConfigError(f"model.name={name}: no such folder.")
+    if Path(name).is_dir() and (why := why_no_model(Path(name))):
+        raise ConfigError(f"model.name={name}: {why}. Give a folder written by save_pretrained.")
 
 
 def _not_loadable(what: str, name: str, error: Exception) -> str:

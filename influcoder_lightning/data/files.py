@@ -36,3 +36,14 @@ def read_whole(path: Path, most: int = LONGEST) -> bytes:
     if path.stat().st_size > most:
         raise OSError(f"it has more than {most:,} bytes")
     return path.read_bytes()
+
+
+def why_no_model(folder: Path) -> str:
+    """Why a folder of a saved model must not be opened; empty where it may.
+
+    Libraries that load models open what is there by name, and would wait for a pipe for ever.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir() and (why := why_no_file(path)) and why != "no such file":
+            return f"{path.relative_to(folder)}: {why}"
+    return ""

@@ -20,21 +20,34 @@ def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
     return list(ids)
 
 
+def unwritable(text: str) -> str:
+    """What keeps a text out of files: NUL ends it in HDF5, a lone surrogate is no UTF-8."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "a lone surrogate"
+    return ""
+
+
 def checked_id(value: Any, where: str) -> SampleId:
     """One id as a Python int or str.
 
     Raises:
-        DataError: For anything but integers (int64) and strings.
+        DataError: For anything but integers (int64) and strings that a file can hold.
     """
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.integer):
         value = int(value)
     if isinstance(value, str):
+        if problem := unwritable(value):
+            raise DataError(f"{where}: the sample id {value!a:.60} has {problem}. Rename it.")
         return str(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(
-            f"{where}: a sample id must be an integer or a string, not {value!r} "
+            f"{where}: a sample id must be an integer or a string, not {value!r:.60} "
             f"({type(value).__name__})."
         )
     if value not in _INT64:
@@ -51,13 +64,18 @@ def checked_ids(values: Any) -> list[SampleId]:
     if isinstance(values, torch.Tensor | np.ndarray):
         if values.ndim != 1:
             raise DataError(f"sample ids must be one per sample, not of shape {values.shape}.")
-        values = values.tolist()
+        try:
+            values = values.tolist()
+        except (RuntimeError, NotImplementedError) as error:
+            raise DataError(
+                f"sample ids must be a dense tensor or a list, with values: {error}"
+            ) from error
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise DataError(f"sample ids must be a list with one per sample, not {values!r}.")
+        raise DataError(f"sample ids must be a list with one per sample, not {values!r:.60}.")
     ids = [checked_id(value, "batch") for value in values]
     if len({type(value) for value in ids}) > 1:
         raise DataError(
-            f"sample ids mix integers and strings: {ids[:8]}. Give all samples one kind: "
+            f"sample ids mix integers and strings: {ids[:8]!r:.300}. Give all samples one kind: "
             "with_sample_ids(dataset, ids=row_ids(rows))."
         )
     return ids

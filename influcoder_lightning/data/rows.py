@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from influcoder_lightning.data.files import LONGEST, why_no_file
+from influcoder_lightning.data.ids import unwritable
 from influcoder_lightning.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -77,7 +78,7 @@ def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
             for index, row in enumerate(rows):
                 try:
                     file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                except (TypeError, ValueError) as error:
+                except (TypeError, ValueError, RecursionError) as error:
                     raise DataError(f"row {index} cannot be written as JSON: {error}.") from error
         os.replace(temporary, path)
     finally:
@@ -184,6 +185,8 @@ def _checked_row(row: Any, where: str) -> Row:
             )
     if isinstance(row.get("id"), int) and not -(2**63) <= row["id"] < 2**63:
         raise DataError(f"{where}: the field 'id' does not fit 64 bits. Use a string.")
+    if isinstance(row.get("id"), str) and (problem := unwritable(row["id"])):
+        raise DataError(f"{where}: the field 'id' has {problem}. Rename the row.")
     return row
 
 

@@ -246,6 +246,8 @@ def batch_labels(batch: Any, key: str | int = "labels") -> torch.Tensor:
         DataError: When there are none, or they are not a 2-D integer tensor.
     """
     scope = "Influence is defined here for causal-LM token labels, [batch, tokens]."
+    if not isinstance(key, str | int):
+        raise DataError(f"labels_key={key!r:.60} is neither a name nor a place in the batch.")
     if isinstance(batch, Mapping):
         if key not in batch:
             raise DataError(

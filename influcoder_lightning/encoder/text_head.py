@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
 
 from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.files import read_whole, why_no_model
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.text_kernel import BAGS, BUCKETS, TextFeatures, TextKernel
 from influcoder_lightning.errors import StoreError
@@ -92,10 +93,13 @@ class TextHead:
             StoreError: missing, damaged, or of another kind.
         """
         try:
-            config = json.loads((folder / "config.json").read_text())
+            if why := why_no_model(folder):
+                raise ValueError(why)
+            config = json.loads(read_whole(folder / "config.json"))
             if (config["kind"], config["version"]) != _KIND:
                 raise ValueError(f"unknown kind {config['kind']!r}, version {config['version']!r}")
             arrays = load_file(folder / "head.safetensors")
+            _check(arrays, config)
             weights = arrays["weights"]
             bags = [_bag(arrays, name, len(weights)) for name in BAGS]
             regression = KernelRegression(weights, float(config["penalty"]), arrays["knots"])
@@ -103,7 +107,31 @@ class TextHead:
             seen = TextFeatures(bags, arrays.get("dense"))
             return cls(TextKernel(arrays["idf"], tokenizer), seen, regression)
         except Exception as error:
-            raise StoreError(f"cannot read the text head in {folder}: {error}") from error
+            reason = str(error) or type(error).__name__
+            raise StoreError(
+                f"cannot read the text head in {folder}: {reason:.300}. Train it again, or rank by "
+                "a method that needs no text tower."
+            ) from error
+
+
+def _check(arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Shapes, types and values that a prediction relies on; a file is not to be trusted."""
+    n = len(arrays["weights"])
+    dimensions = {"weights": 2, "knots": 2, "idf": 2} | ({"dense": 2} if "dense" in arrays else {})
+    for name, array in arrays.items():
+        if name in dimensions and (array.ndim != dimensions[name] or array.dtype != np.float32):
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite")
+    knots, dense = arrays["knots"], arrays.get("dense", np.zeros((n, 0), np.float32))
+    if arrays["idf"].shape != (len(BAGS), BUCKETS):
+        raise ValueError(f"idf has shape {arrays['idf'].shape}")
+    if len(knots) != 2 or knots.shape[1] < 1 or (np.diff(knots[0]) < 0).any():
+        raise ValueError("knots are no curve")
+    if dense.shape != (n, config["dense_dim"]):
+        raise ValueError(f"dense has shape {dense.shape}, not ({n}, {config['dense_dim']!r})")
+    if not 0 < float(config["penalty"]) < np.inf:
+        raise ValueError(f"the penalty is {config['penalty']!r:.60}")
 
 
 def _bag(arrays: dict[str, np.ndarray], name: str, n: int) -> sp.csr_matrix:

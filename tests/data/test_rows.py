@@ -12,6 +12,7 @@ from influcoder_lightning.errors import ConfigError, DataError
 
 ROW = '{"prompt": "p", "response": "r"}'
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -23,7 +24,7 @@ VALUES = st.recursive(
 )
 ROWS = st.fixed_dictionaries(
     {"prompt": TEXT, "response": TEXT},
-    optional={"id": TEXT | st.integers(-(2**63), 2**63 - 1), "task": TEXT, "extra": VALUES},
+    optional={"id": NAMES | st.integers(-(2**63), 2**63 - 1), "task": TEXT, "extra": VALUES},
 )
 
 

@@ -231,7 +231,11 @@ def test_ids_reach_a_lightning_training_step(inner, num_workers, tmp_path):
         assert sorted(name for ids in epoch for name in ids) == list("abcde")
 
 
-@given(st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(st.text())))
+# NUL ends a text in HDF5, so that no id may have one.
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(NAMES)))
 def test_ids_survive_every_form_of_batch(ids):
     assert batch_sample_ids({"sample_id": ids}) == ids
     assert batch_sample_ids({"sample_id": tuple(ids)}) == ids

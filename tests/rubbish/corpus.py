@@ -142,7 +142,7 @@ def meet(case: Case, root: Path) -> None:
     given, elsewhere = root / "given", root / "elsewhere"
     given.mkdir()
     elsewhere.mkdir()
-    argument = case.make(given)
+    argument = made(case, given)
     before = tree(root)
     here = Path.cwd()
     os.chdir(elsewhere)
@@ -165,6 +165,12 @@ def meet(case: Case, root: Path) -> None:
     check_message(case, str(error))
     for cause in causes(error):
         assert not isinstance(cause, MemoryError | TimeoutError), f"{case}: {cause!r}"
+
+
+def made(case: Case, folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries, about what is deliberately odd
+        return case.make(folder)
 
 
 def check_message(case: Case, message: str) -> None:

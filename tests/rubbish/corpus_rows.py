@@ -55,6 +55,7 @@ LINES: dict[str, tuple[bytes, str]] = {
     "an id of 2^63": (row(id=2**63), "64 bits"),
     "an id below -2^63": (row(id=-(2**63) - 1), "64 bits"),
     "an id of 5000 digits": (row(id=0)[:-2] + b"1" * 5000 + b"}", "no valid JSON"),
+    "an id with NUL": (row(id="a\0b"), "NUL"),
     "a task that is a number": (row(task=3), "'task' must be a string"),
     "a group that is a list": (row(group=["a"]), "'group' must be a string"),
     "NaN": (with_key("NaN"), "NaN is not JSON"),

@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 
+import corpus_batches
 import corpus_configs
+import corpus_models
 import corpus_rankings
 import corpus_rows
 import corpus_scores
+import corpus_towers
 import pytest
-from corpus import Case, meet, tree
+from corpus import Case, made, meet, tree
 
 CASES: list[Case] = [
     *corpus_rows.CASES,
     *corpus_scores.CASES,
     *corpus_rankings.CASES,
     *corpus_configs.CASES,
+    *corpus_batches.CASES,
+    *corpus_towers.CASES,
+    *corpus_models.CASES,
 ]
 
 
@@ -32,7 +38,6 @@ def test_the_corpus_is_large_and_nothing_in_it_is_twice(tmp_path):
     for number, case in enumerate(CASES):
         folder = tmp_path / str(number)
         folder.mkdir()
-        made = case.make(folder)
-        text = repr(made).replace(str(folder), "") + json.dumps(tree(folder))
+        text = repr(made(case, folder)).replace(str(folder), "") + json.dumps(tree(folder))
         contents.add((case.surface, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()))
     assert len(contents) == len(CASES)

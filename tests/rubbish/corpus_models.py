@@ -1,0 +1,124 @@
+"""Malformed saved models: adapters, base models and tokenizers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import tiny_llama, tiny_peft
+from corpus import Case, canary_pickle, fifo_of, safetensors
+from corpus_towers import HEADERS, Files, folder_with
+
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune import load_adapter, load_base_model, load_tokenizer
+
+
+@functools.cache
+def adapter() -> dict[str, bytes]:
+    """The files of a valid adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_peft().save_pretrained(folder)
+        names = ("adapter_config.json", "adapter_model.safetensors")
+        return {name: Path(folder, name).read_bytes() for name in names}
+
+
+def _config(**changes: Any) -> Callable[[Path], bytes]:
+    def content(folder: Path) -> bytes:
+        return json.dumps(json.loads(adapter()["adapter_config.json"]) | changes).encode()
+
+    return content
+
+
+_MODEL, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+ADAPTER: dict[str, Files] = {
+    "no settings": {_CONFIG: None},
+    "no weights": {_MODEL: None},
+    "settings that are empty": {_CONFIG: b""},
+    "settings that are a list": {_CONFIG: b"[1]"},
+    "settings without a kind": {_CONFIG: b"{}"},
+    "settings nested deeply": {_CONFIG: b"[" * 100_000},
+    "settings that are no UTF-8": {_CONFIG: b'{"\xff": 1}'},
+    "settings that are a FIFO": {_CONFIG: fifo_of(_CONFIG)},
+    "another kind": {_CONFIG: _config(peft_type="../../x")},
+    "a rank of 10^9": {_CONFIG: _config(r=10**9)},
+    "a rank below zero": {_CONFIG: _config(r=-4)},
+    "a rank of text": {_CONFIG: _config(r="four")},
+    "another rank": {_CONFIG: _config(r=2)},
+    "a rank of 10^9 in a pattern": {_CONFIG: _config(rank_pattern={"q_proj": 10**9})},
+    "modules of another model": {_CONFIG: _config(target_modules=["nothing"])},
+    "modules that are a number": {_CONFIG: _config(target_modules=7)},
+    "a pickle": {_MODEL: None, "adapter_model.bin": canary_pickle},
+    "weights that are a FIFO": {_MODEL: fifo_of(_MODEL)},
+    **{f"weights: {name}": {_MODEL: data} for name, data in HEADERS.items()},
+}
+
+MODEL: dict[str, Files] = {
+    "an empty folder": {},
+    "settings that are empty": {"config.json": b""},
+    "settings that are a list": {"config.json": b"[1]"},
+    "an unknown kind": {"config.json": b'{"model_type": "../../x"}'},
+    "code of its own": {
+        "config.json": b'{"model_type": "x", "auto_map": {"AutoConfig": "c.C",'
+        b' "AutoModelForCausalLM": "c.M"}}',
+        "c.py": b"open('canary', 'w')",
+    },
+    "settings that are a FIFO": {"config.json": fifo_of("config.json")},
+    "weights that are a pickle": {
+        "config.json": lambda folder: tiny_llama().config.to_json_string().encode(),
+        "pytorch_model.bin": canary_pickle,
+    },
+    "weights cut off": {
+        "config.json": lambda folder: tiny_llama().config.to_json_string().encode(),
+        "model.safetensors": safetensors(b"{}", declared=10**12),
+    },
+}
+
+
+_ADAPTER = {name: lambda folder, name=name: adapter()[name] for name in (_CONFIG, _MODEL)}
+
+
+CASES = [
+    *(
+        Case(
+            "adapter",
+            name,
+            folder_with(_ADAPTER | files),
+            lambda folder: load_adapter(tiny_llama(), folder),
+            "adapter",
+            ConfigError,
+            where="given",
+        )
+        for name, files in ADAPTER.items()
+    ),
+    *(
+        Case(
+            "model",
+            name,
+            folder_with(files),
+            lambda f: load_base_model(str(f)),
+            "model.name",
+            ConfigError,
+        )
+        for name, files in MODEL.items()
+    ),
+    *(
+        Case(
+            "tokenizer",
+            name,
+            folder_with(files),
+            lambda f: load_tokenizer(str(f)),
+            "model.name",
+            ConfigError,
+        )
+        for name, files in {
+            "an empty folder": {},
+            "rubbish": {"tokenizer.json": b"{]"},
+            "a pickle": {"tokenizer.json": canary_pickle},
+            "a FIFO": {"tokenizer.json": fifo_of("tokenizer.json")},
+        }.items()
+    ),
+]
