@@ -183,6 +183,7 @@ class InfluenceCallback(Checkpointed):
             )
         if stage != "fit":
             return
+        self._given_up = self._all_gave_up = False
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 "`InfluenceCallback` needs automatic optimization, but "
@@ -200,6 +201,13 @@ class InfluenceCallback(Checkpointed):
     @valuing
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the LoRA layers, open the store, attach the hooks; go on where a checkpoint says."""
+        self._begun = perf_counter()
+        self._boundary, self._captured, self._warned_loss = True, False, False
+        self._step = trainer.global_step
+        self._micro: MicroBatch | None = None
+        self._gradients: CapturedRows | None = None
+        self._queries: RowBatch | None = None
+        self._window_start: tuple[int, int] | None = None
         pointer, self._resume, self._pointer = self._resume, None, None
         folder = self._folder(trainer, pointer)
         config = {
@@ -214,13 +222,8 @@ class InfluenceCallback(Checkpointed):
         valuation = Valuation(pl_module, folder, self.options, config, pointer)
         self._valuation = valuation
         self._rate_shares = rate_shares(trainer, valuation.capture.linears)
-        self._begun = perf_counter()
-        self._boundary, self._captured, self._warned_loss = True, False, False
-        self._step = trainer.global_step
-        self._micro: MicroBatch | None = None
-        self._gradients: CapturedRows | None = None
         start = valuation.restored.get("window_start")
-        self._window_start: tuple[int, int] | None = None if start is None else tuple(start)
+        self._window_start = None if start is None else tuple(start)
         self._epoch_samples = valuation.restored.get("epoch_samples", 0)
         if pointer is None and trainer.global_step:
             rank_zero_warn(
@@ -234,27 +237,15 @@ class InfluenceCallback(Checkpointed):
         self._boundary, self._micro, self._epoch_samples = True, None, 0
         self._active().cancel()
 
-    @valuing
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Open a window where one starts; get ready for this micro-batch."""
-        valuation = self._active()
-        with valuation.timed():
-            if self._boundary:
-                self._boundary = False
-                self._step = trainer.global_step
-                self._captured = self._step % self.every_n_train_steps == 0
-                self._maybe_open_window(trainer, pl_module)
-            self._count_samples(trainer, batch)
-            if self._captured:
-                self._micro = MicroBatch.read(
-                    batch,
-                    sample_id_key=self.options.sample_id_key,
-                    labels_key=self.options.labels_key,
-                    reduction=self.loss_reduction,
-                )
-                valuation.begin(self._micro.labels)
+        if self._boundary and self._window_starts(trainer):
+            self._take_queries(trainer, pl_module)
+            self._agree(trainer)
+            self._open_window(trainer, pl_module)
+        self._begin_batch(trainer, batch)
 
     @valuing
     def on_before_backward(
@@ -398,20 +389,48 @@ class InfluenceCallback(Checkpointed):
         self._n_real = size if n_real is None else n_real - self._epoch_samples
         self._epoch_samples += size
 
-    def _maybe_open_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch, step = trainer.current_epoch, trainer.global_step
+    def _window_starts(self, trainer: Trainer) -> bool:
         every = self.refresh_queries_every_n_steps
-        if self._window_start is not None:
-            elapsed = step - self._window_start[1] >= every if every else False
-            if not (elapsed if every else epoch != self._window_start[0]):
-                return
+        if self._window_start is None:
+            return True
+        if every is None:
+            return bool(trainer.current_epoch != self._window_start[0])
+        return bool(trainer.global_step - self._window_start[1] >= every)
+
+    @valuing
+    def _take_queries(self, trainer: Trainer, pl_module: LightningModule) -> None:
         valuation = self._active()
-        queries = self._query_rows(trainer, pl_module, valuation)
-        drift = valuation.open_window(epoch, step, queries)
-        self._window_start = (epoch, step)
+        with valuation.timed():
+            self._queries = self._query_rows(trainer, pl_module, valuation)
+
+    @valuing
+    def _open_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        valuation = self._active()
+        epoch, step = trainer.current_epoch, trainer.global_step
+        with valuation.timed():
+            drift = valuation.open_window(epoch, step, self._queries)
+        self._queries, self._window_start = None, (epoch, step)
         warn_drift(drift, self.drift_warn)
         if drift is not None and drift == drift and not trainer.barebones:
             pl_module.log("influcoder/drift", drift, batch_size=1)
+
+    @valuing
+    def _begin_batch(self, trainer: Trainer, batch: Any) -> None:
+        valuation = self._active()
+        with valuation.timed():
+            if self._boundary:
+                self._boundary = False
+                self._step = trainer.global_step
+                self._captured = self._step % self.every_n_train_steps == 0
+            self._count_samples(trainer, batch)
+            if self._captured:
+                self._micro = MicroBatch.read(
+                    batch,
+                    sample_id_key=self.options.sample_id_key,
+                    labels_key=self.options.labels_key,
+                    reduction=self.loss_reduction,
+                )
+                valuation.begin(self._micro.labels)
 
     def _query_rows(
         self, trainer: Trainer, pl_module: LightningModule, valuation: Valuation

@@ -227,8 +227,11 @@ class Valuation:
     def open_window(self, epoch: int, step: int, queries: RowBatch | None) -> float | None:
         """Start a window and keep the adapter it starts with; returns the last one's drift."""
         index = self.recorder.n_windows
-        save_adapter(self.model, self.folder / "adapters" / f"window_{index:05d}")
+        self._save_adapter(f"window_{index:05d}")
         return self.recorder.open_window(epoch, step, queries)
+
+    def _save_adapter(self, name: str) -> None:
+        save_adapter(self.model, self.folder / "adapters" / name, write=self.processes.first)
 
     def co_train(self) -> None:
         """One scheduled step of co-training."""
@@ -282,7 +285,7 @@ class Valuation:
             StoreError: a segment went missing or was damaged.
         """
         self.detach()
-        save_adapter(self.model, self.folder / "adapters" / END)
+        self._save_adapter(END)
         drift = self.recorder.close(step, queries)
         self.totals = _summed(self.processes.gather(self.recorder.segments.totals()))
         self.rows_written = self.processes.once(self._finish)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.errors import CaptureError, StoreError
 
@@ -50,16 +52,26 @@ def adapter_description(model: Any) -> dict[str, Any]:
     }
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the active adapter in PEFT's own layout (``PeftModel.from_pretrained`` reads it)."""
+def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
+    """Write the active adapter in PEFT's own layout (``PeftModel.from_pretrained`` reads it).
+
+    Of a sharded model every process calls it, and the one with ``write`` writes.
+    """
     from peft import get_peft_model_state_dict
 
     adapter = active_adapter(model)
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    copies = {k: _whole(v).cpu().contiguous().clone() for k, v in state.items()}  # tied ones too
+    if not write:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    copies = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}  # tied ones too
     save_file(copies, folder / _WEIGHTS)
     model.peft_config[adapter].save_pretrained(str(folder))
+
+
+def _whole(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.errors import CaptureError
 
@@ -180,4 +181,5 @@ def _is_quantised(base: nn.Module) -> bool:
     weight = getattr(base, "weight", None)
     if weight is None:
         return True
-    return not (weight.is_floating_point() and type(weight) in (nn.Parameter, torch.Tensor))
+    plain = type(weight) in (nn.Parameter, torch.Tensor) or isinstance(weight, DTensor)
+    return not (plain and weight.is_floating_point())

@@ -31,7 +31,7 @@ class FailurePolicy(Callback):
         super().__init__()
         self._valuation: Valuation | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._given_up = False
+        self._given_up = self._all_gave_up = False
 
     def _active(self) -> Valuation:
         if self._valuation is None:
@@ -54,11 +54,13 @@ class FailurePolicy(Callback):
 
     def _agree(self, trainer: Trainer) -> None:
         """Where one process has given up, all do; every process calls it."""
-        if self.on_error == "warn" and trainer.world_size > 1:
-            given_up = Processes().gather(self._given_up)
-            if any(given_up) and not self._given_up:
-                rank = given_up.index(True)
-                self._give_up(trainer, CaptureError(f"process {rank} has given up"))
+        if self.on_error == "raise" or trainer.world_size == 1 or self._all_gave_up:
+            return
+        given_up = Processes().gather(self._given_up)
+        self._all_gave_up = any(given_up)
+        if self._all_gave_up and not self._given_up:
+            rank = given_up.index(True)
+            self._give_up(trainer, CaptureError(f"process {rank} has given up"))
 
     def _release(self) -> None:
         if self._valuation is not None:

@@ -1,0 +1,64 @@
+"""A user's training script, launched as such: ``python two_processes.py FOLDER KIND [CHECKPOINT]``.
+
+Lightning starts the second process itself, by running this script once more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from conftest import FineTuning, loader, tiny_peft, tokens, trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+
+from influcoder_lightning import InfluenceCallback
+
+
+class Sharded(FineTuning):
+    """FSDP2: every decoder layer's parameters live on both processes in halves."""
+
+    def configure_model(self):
+        mesh = self.device_mesh["data_parallel"]
+        layers = self.model.get_base_model().model.layers
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
+
+def main(folder: Path, kind: str, options: dict) -> None:
+    strategy = {
+        "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
+        "spawn": lambda: DDPStrategy(process_group_backend="gloo", start_method="spawn"),
+        "fsdp2": lambda: ModelParallelStrategy(
+            data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
+        ),
+    }[kind]()
+    torch.manual_seed(0)
+    module = (Sharded if kind == "fsdp2" else FineTuning)(tiny_peft())
+    n_samples, ckpt = options.pop("n_samples", 16), options.pop("ckpt", None)
+    epochs, save = options.pop("epochs", 1), options.pop("save", False)
+    settings = {"sketch_dim": 256, "code_dim": 8, "keep_sketches": True} | options
+    if settings.pop("queries", True):
+        settings["query_dataloader"] = loader(tokens(3, seed=52), 2)
+    callback = InfluenceCallback(str(folder / "store"), **settings)
+    callbacks = [callback, *([ModelCheckpoint(folder)] if save else [])]
+    run = trainer(
+        folder,
+        callbacks,
+        devices=2,
+        strategy=strategy,
+        max_epochs=epochs,
+        enable_checkpointing=save,
+    )
+    run.fit(module, loader(tokens(n_samples, seed=51), 4, shuffle=False), ckpt_path=ckpt)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
