@@ -11,6 +11,7 @@ import corpus_models
 import corpus_rankings
 import corpus_rows
 import corpus_scores
+import corpus_stores
 import corpus_towers
 import pytest
 from corpus import Case, made, meet, tree
@@ -23,6 +24,7 @@ CASES: list[Case] = [
     *corpus_batches.CASES,
     *corpus_towers.CASES,
     *corpus_models.CASES,
+    *corpus_stores.CASES,
 ]
 
 
@@ -41,3 +43,4 @@ def test_the_corpus_is_large_and_nothing_in_it_is_twice(tmp_path):
         text = repr(made(case, folder)).replace(str(folder), "") + json.dumps(tree(folder))
         contents.add((case.surface, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()))
     assert len(contents) == len(CASES)
+    assert len(CASES) >= 600
