@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -72,6 +71,8 @@ class InfluenceCallback(Checkpointed):
         segment_rows: rows that a killed run may lose, at most; see ``docs/guarantees.md``.
         segment_seconds: the same in seconds of work.
         keep_states: checkpoints that can be resumed from, the newest ones.
+        allow_compiled: value a model that went through ``torch.compile``. The rows are exact, but
+            the hooks break the compiled graphs, so that training may round its last bits otherwise.
 
     Checkpoints that the Trainer saves carry the valuation: ``trainer.fit(..., ckpt_path=...)`` goes
     on with it, and drops what was captured after the checkpoint.
@@ -112,6 +113,7 @@ class InfluenceCallback(Checkpointed):
         segment_rows: int = 2048,
         segment_seconds: float = 60.0,
         keep_states: int = 3,
+        allow_compiled: bool = False,
     ) -> None:
         super().__init__()
         self.dirpath = None if dirpath is None else str(dirpath)
@@ -141,6 +143,7 @@ class InfluenceCallback(Checkpointed):
                 segment_rows=segment_rows,
                 segment_seconds=segment_seconds,
                 keep_states=keep_states,
+                allow_compiled=allow_compiled,
             )
             check_reduction(loss_reduction)
         except ConfigError as error:
@@ -376,18 +379,20 @@ class InfluenceCallback(Checkpointed):
         if not self._warned_loss:
             self._warned_loss = warn_reduction(self.loss_reduction, micro, losses)
         rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
-        repeated = torch.arange(len(rows)) >= self._n_real
+        repeated = micro.beyond(self._n_real)
         recorder.keep_out(PADDING, rows.select(repeated).ids)
         keep = rows.n_tokens > 0
         recorder.keep_out("no response token", rows.select(~keep & ~repeated).ids)
         recorder.add(rows.select(keep & ~repeated), trainer.current_epoch, self._step, self._rate)
 
     def _count_samples(self, trainer: Trainer, batch: Any) -> None:
-        """How many rows of this micro-batch come before the sampler's repeats."""
-        size = len(batch_labels(batch, self.options.labels_key))
+        """How many rows of this micro-batch come before the sampler's repeats (None: all).
+
+        A row of a packed batch is several samples, but one item of its data set.
+        """
         n_real = n_before_padding(trainer.train_dataloader) if trainer.world_size > 1 else None
-        self._n_real = size if n_real is None else n_real - self._epoch_samples
-        self._epoch_samples += size
+        self._n_real = None if n_real is None else n_real - self._epoch_samples
+        self._epoch_samples += len(batch_labels(batch, self.options.labels_key))
 
     def _window_starts(self, trainer: Trainer) -> bool:
         every = self.refresh_queries_every_n_steps
@@ -430,7 +435,7 @@ class InfluenceCallback(Checkpointed):
                     labels_key=self.options.labels_key,
                     reduction=self.loss_reduction,
                 )
-                valuation.begin(self._micro.labels)
+                valuation.begin(self._micro.labels, self._micro.segments)
 
     def _query_rows(
         self, trainer: Trainer, pl_module: LightningModule, valuation: Valuation

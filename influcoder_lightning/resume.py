@@ -28,6 +28,7 @@ from influcoder_lightning.store.segments import SEGMENTS
 from influcoder_lightning.store.state import read_state, write_state
 
 _MAY_CHANGE = {
+    "allow_compiled",
     "accumulate_grad_batches",
     "keep_states",
     "overwrite",

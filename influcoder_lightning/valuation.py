@@ -22,12 +22,14 @@ from influcoder_lightning.capture.adapters import adapter_description, save_adap
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import (
     LoraLinear,
+    compiled_parts,
     find_language_model,
     find_lora_linears,
     refuse_compiled,
     uncaptured_parameters,
 )
 from influcoder_lightning.capture.observer import LossObserver
+from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.encoder.cotraining import CoTraining
@@ -63,6 +65,7 @@ class Options:
     segment_rows: int = 2048
     segment_seconds: float = 60.0
     keep_states: int = 3
+    allow_compiled: bool = False
 
     def __post_init__(self) -> None:
         check_projector(self.projector)
@@ -103,7 +106,9 @@ class Valuation:
         config: Mapping[str, Any],
         pointer: Mapping[str, Any] | None = None,
     ) -> None:
-        refuse_compiled(module)
+        compiled = bool(compiled_parts(module))
+        if compiled and not options.allow_compiled:
+            refuse_compiled(module)
         self.folder, self.options, self.processes = folder, options, Processes()
         self.model = find_language_model(module)
         linears = find_lora_linears(self.model)
@@ -133,8 +138,8 @@ class Valuation:
         self.restored: dict[str, Any] = {}
         if pointer is not None:
             self.restored = restore(folder, self.recorder, self.processes, pointer)
-        self.capture.attach()
-        self.observer.attach()
+        self.capture.attach(compiled=compiled)
+        self.observer.attach(compiled=compiled)
 
     def _towers(self, width: int) -> tuple[GradientTower, CoTraining | None]:
         options = self.options
@@ -256,10 +261,15 @@ class Valuation:
         """Texts of a pool batch, where co-training can use them."""
         return batch_texts(batch, labels, self.options.tokenizer) if self._cotraining else None
 
-    def begin(self, labels: Tensor) -> None:
-        """Get ready for the forward and backward pass of a training batch with labels [B, T]."""
-        self.capture.begin(len(labels))
-        self.observer.begin(labels)
+    def begin(self, labels: Tensor, segments: Segments | None) -> None:
+        """Get ready for the forward and backward pass of a training batch.
+
+        Args:
+            labels: [B, T].
+            segments: where the samples lie in a packed batch; None: each is a row.
+        """
+        self.capture.begin(len(labels), segments=segments)
+        self.observer.begin(labels, segments)
 
     def cancel(self) -> None:
         """Drop a micro-batch that had no backward pass."""

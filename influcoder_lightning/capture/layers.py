@@ -120,13 +120,14 @@ def compiled_parts(module: nn.Module) -> list[str]:
 
 
 def refuse_compiled(module: nn.Module) -> None:
-    """Raise ``CaptureError`` if a part of ``module`` was compiled: its hooks may be traced away."""
+    """Raise ``CaptureError`` if a part of ``module`` was compiled."""
     parts = compiled_parts(module)
     if parts:
         raise CaptureError(
-            f"`{parts[0]}` was compiled with torch.compile, which may "
-            "trace the capture hooks away. Train without torch.compile, or value the data "
-            "afterwards with extract_features on the uncompiled model."
+            f"`{parts[0]}` was compiled with torch.compile. Hooks break its graphs, so that "
+            "training with and without the valuation would differ in the last bits. Pass "
+            "`allow_compiled=True` if you accept that, train without torch.compile, or value the "
+            "data afterwards with extract_features on the uncompiled model."
         )
 
 

@@ -69,6 +69,13 @@ class MicroBatch:
             )
         return cls(ids, labels, sample_weights(n_tokens, reduction, batch), segments=segments)
 
+    def beyond(self, n_rows: int | None) -> Tensor:
+        """[S] bool: samples that lie behind the first ``n_rows`` rows of the batch (None: none)."""
+        rows = torch.arange(len(self.ids))
+        if self.segments is not None:
+            rows = self.segments.index[:, 0].cpu() // self.segments.segment_ids.shape[1]
+        return rows >= n_rows if n_rows is not None else torch.zeros(len(rows), dtype=torch.bool)
+
     def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
         """Rows with the loss's weights, accumulation and AMP scale undone."""
         # A sample of weight 0 has no gradient to rescale; it is kept out by its token count.

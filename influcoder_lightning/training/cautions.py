@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -22,13 +24,13 @@ def warn_drift(drift: float | None, least: float) -> None:
 def warn_reduction(reduction: LossReduction, micro: MicroBatch, losses: Tensor) -> bool:
     """Warn if the declared reduction does not reproduce the training loss; True if it warned."""
     expected = micro.expected_loss(losses)
-    if expected is None or micro.loss is None:
+    if expected is None or micro.loss is None or not isfinite(micro.loss):  # an AMP overflow
         return False
     if abs(micro.loss - expected) <= 0.05 * abs(expected) + 1e-6:
         return False
     rank_zero_warn(
-        f"influcoder: `loss_reduction={reduction!r}` implies a training loss of {expected:.4g}, but "
-        f"the module returned {micro.loss:.4g}. If the loss weighs samples differently, gradient "
-        "norms and `tracin` scores will be off; pass the matching `loss_reduction`."
+        f"influcoder: `loss_reduction={reduction!r}` implies a training loss of {expected:.4g}, "
+        f"but the module returned {micro.loss:.4g}. If the loss weighs samples differently, "
+        "gradient norms and `tracin` scores will be off; pass the matching `loss_reduction`."
     )
     return True

@@ -31,7 +31,7 @@ class Checkpointed(FailurePolicy):
             checkpoint["callbacks"][self.state_key] = self._pointer
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where the valuation of the checkpoint is; the start of training goes on there."""
+        """Remember where the checkpoint's valuation is; the training starts from there."""
         self._resume = state_dict
 
     def _progress(self) -> dict[str, Any]:
@@ -45,8 +45,9 @@ class Checkpointed(FailurePolicy):
             return
         if not self._boundary:
             rank_zero_warn(
-                "influcoder: a checkpoint between the micro-batches of an optimizer step: Lightning "
-                "does not keep their gradients, so a run resumed from it differs from this one."
+                "influcoder: a checkpoint between the micro-batches of an optimizer step: "
+                "Lightning does not keep their gradients, so a run resumed from it differs from "
+                "this one."
             )
         moment = [trainer.global_step, valuation.n_rows, valuation.recorder.n_windows]
         if self._pointer is None or self._pointer["moment"] != moment:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from conftest import oracle_gradient, relative_error, tiny_peft, tokens
+from conftest import FineTuning, oracle_gradient, relative_error, tiny_peft, tokens, trainer
+from torch.utils.data import DataLoader
 
+from influcoder_lightning import InfluenceCallback, InfluenceStore
 from influcoder_lightning.capture.features import feature_rows
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
@@ -274,3 +278,32 @@ def test_texts_are_each_segments_own():
         prompt = sample["attention_mask"].bool() & ~response
         assert text["prompt"] == " ".join(map(str, sample["input_ids"][prompt].tolist()))
         assert text["response"] == " ".join(map(str, sample["input_ids"][response].tolist()))
+
+
+def test_a_packed_training_run(tmp_path):
+    """Through the Trainer: a row per segment, exact, in their order, with every sample counted."""
+    module = FineTuning(tiny_peft())
+    before = copy.deepcopy(module.model)
+    names = ("input_ids", "position_ids", "labels")
+
+    def training_step(batch, batch_idx):
+        return module.model(**{name: batch[name] for name in names}, use_cache=False).loss
+
+    module.training_step = training_step
+    callback = InfluenceCallback(
+        str(tmp_path / "s"), projector="identity", code_dim=8, keep_sketches=True
+    )
+    batches = DataLoader([packed()], batch_size=None, collate_fn=lambda batch: batch)
+    trainer(tmp_path, [callback]).fit(module, batches)
+    store = InfluenceStore(tmp_path / "s")
+    assert store.sample_ids.tolist() == list(range(7))
+    for index, sketch in enumerate(store.sketches()):
+        assert relative_error(sketch, oracle_gradient(before, SAMPLES[index])) <= 1e-5
+
+
+def test_repeated_rows_of_a_packed_batch():
+    micro = MicroBatch.read(
+        packed(), sample_id_key="sample_id", labels_key="labels", reduction="token_mean"
+    )
+    assert micro.beyond(2).tolist() == [False] * 5 + [True] * 2
+    assert not micro.beyond(None).any()
