@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.fidelity.splits import PARTS
 from influcoder_lightning.fidelity.table import merge_parts
@@ -110,9 +111,9 @@ def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        part: dict[str, Any] = json.loads(path.read_text())
+        part: dict[str, Any] = json.loads(read_whole(path))
         same = part["settings"] == settings
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}); delete it to measure anew.") from error
     if not same:
         raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.finetune import device, load_adapter, load_base_model
@@ -94,11 +95,11 @@ def probe(
     """Log-likelihoods [N, M] of all rows; finished blocks are kept in ``folder`` and used again.
 
     Raises:
-        ConfigError: the folder holds blocks of other settings.
+        ConfigError: the folder holds blocks of other settings, or damaged ones.
     """
     path = folder / "settings.json"
     if path.is_file():
-        earlier = json.loads(path.read_text())
+        earlier = _earlier(path)
         changed = sorted(key for key in settings if earlier.get(key) != settings[key])
         if changed:
             raise ConfigError(
@@ -116,7 +117,7 @@ def probe(
             block = rows[start : start + BLOCK]
             file = folder / f"{start:09d}.npy"
             if file.is_file():
-                blocks.append(np.load(file, allow_pickle=False))
+                blocks.append(_finished(file, (len(block), len(prober.prompts.queries))))
                 for row in block:  # so that cuts are counted as in one go
                     prober.prompts.demonstration(row)
                 before += len(block)
@@ -130,6 +131,32 @@ def probe(
                     log.info("probed %d of %d (%.0f s left)", start + len(block), len(rows), left)
             show(start + len(block))
     return np.concatenate(blocks), before
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(read_whole(path))
+        if not isinstance(settings, dict):
+            raise ValueError(f"a {type(settings).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error!s:.200}); delete that folder to start anew."
+        ) from error
+    return settings
+
+
+def _finished(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A block [samples, queries] of an earlier, interrupted run."""
+    try:
+        # Mapped: a header that declares more than the file holds takes no memory.
+        block = np.lib.format.open_memmap(path, mode="r")
+        if block.dtype.kind != "f" or block.shape != shape:
+            raise ValueError(f"it holds {block.dtype} of shape {block.shape}")
+    except Exception as error:  # a damaged header may raise anything
+        raise ConfigError(
+            f"{path} is damaged ({error!s:.200}); delete it to measure its samples anew."
+        ) from error
+    return np.array(block)
 
 
 def _settings(cfg: DictConfig, pool: Any, queries: Sequence[Row]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _with_queries(
 ) -> tuple[InfluenceStore, list[Any]]:
     """The run's store beside this run, with the new queries added; and their ids."""
     cfg = materials.cfg
+    InfluenceStore(where)  # what is none is refused before anything of it is copied
     _borrow(where, target)
     store = InfluenceStore(target)
     taken = store.query_ids

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import corpus_batches
+import corpus_blocks
 import corpus_configs
 import corpus_models
 import corpus_rankings
@@ -25,6 +26,7 @@ CASES: list[Case] = [
     *corpus_towers.CASES,
     *corpus_models.CASES,
     *corpus_stores.CASES,
+    *corpus_blocks.CASES,
 ]
 
 
