@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version, version_file
-from influcoder_lightning.errors import StoreError
 from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import RunFolder, read_description
@@ -59,13 +58,7 @@ def recover(folder: Path) -> None:
         StoreError: the run is still going on, a segment is missing or damaged, or the folder
             cannot be written to.
     """
-    try:
-        run = RunFolder(folder)
-    except OSError as error:
-        raise StoreError(
-            f"{folder} holds a run that was not finished, and merging its segments needs a folder "
-            f"that can be written to ({error}). Copy it to one and open the copy."
-        ) from error
+    run = RunFolder(folder)
     try:
         description = read_description(folder)
         bounds = description["bounds"]

@@ -316,12 +316,12 @@ class Valuation:
         """End early, keeping what was captured; never raises, since an error is under way."""
         self.detach()
         try:
-            self.recorder.abort(step)
             if self._run is not None:
                 self._description["note"] = reason
                 self._run.describe(self._description)
-                if self.processes.size == 1:
-                    finish(self.folder, self._description, complete=False, note=reason)
+            self.recorder.abort(step)
+            if self._run is not None and self.processes.size == 1:
+                finish(self.folder, self._description, complete=False, note=reason)
         except Exception as error:
             rank_zero_warn(
                 f"influcoder: the store at {self.folder} could not be closed ({error}). What was "

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,12 +42,13 @@ def refuse_existing(folder: Path, overwrite: bool) -> None:
     """Raise ``StoreError`` if ``folder`` holds a store that must not be replaced."""
     if overwrite:
         return
-    if (folder / schema.FILE_NAME).exists():
+    # os.path: a folder that may not be entered is for whoever opens it to report.
+    if os.path.exists(folder / schema.FILE_NAME):
         raise StoreError(
             f"{folder} already holds a store ({schema.FILE_NAME}). Choose another folder, or pass "
             "`overwrite=True` to replace it."
         )
-    if run_file(folder).exists():
+    if os.path.exists(run_file(folder)):
         raise StoreError(
             f"{folder} already holds a store that was not finished. Go on from a checkpoint "
             "(`trainer.fit(..., ckpt_path=...)`), keep what it has by opening it with "
@@ -61,16 +63,21 @@ class RunFolder:
         folder: of the store.
 
     Raises:
-        StoreError: another process writes to it.
+        StoreError: another process writes to it, or it cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / SEGMENTS / "lock")
         try:
+            (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / SEGMENTS / "lock")
             self._lock.acquire(timeout=0)
-        except Timeout as error:
+        except OSError as error:
+            if not isinstance(error, Timeout):
+                raise StoreError(
+                    f"{folder} cannot be written to ({error}). Choose another folder; a store "
+                    "whose run was killed opens from a copy in a folder that can be written to."
+                ) from error
             raise StoreError(
                 f"{folder} is being written by another process; wait until that run is over, or "
                 "choose another folder."

@@ -57,11 +57,20 @@ class Manifest:
         return sum(segment.rows for segment in self.segments)
 
     def append(self, segment: Segment) -> None:
-        """Make ``segment`` count; on return it is on the disk."""
+        """Make ``segment`` count; on return it is on the disk.
+
+        Raises:
+            OSError: it could not be written; the manifest is as it was.
+        """
         with self.path.open("ab") as file:
-            file.write(_line(segment))
-            file.flush()
-            os.fsync(file.fileno())
+            before = file.tell()
+            try:
+                file.write(_line(segment))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
         self.segments.append(segment)
 
     def keep(self, segments: list[Segment]) -> None:

@@ -15,6 +15,7 @@ whose run was killed merges what was sealed (`influcoder_lightning.recovery`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from influcoder_lightning.durable import durable_path, sha256
-from influcoder_lightning.errors import CaptureError
+from influcoder_lightning.durable import durable_path
+from influcoder_lightning.errors import CaptureError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.manifest import Manifest, Segment
 
@@ -146,7 +147,7 @@ class SegmentWriter:
 
         Raises:
             CaptureError: samples seen and rows in the file differ (the ids are listed).
-            OSError: the disk does not take it; the segment stays open.
+            StoreError: the disk does not take it; the segment stays open.
         """
         anything = any(self._tables.values()) or self._windows or self._texts
         if not (anything or self._seen or self._kept_out):
@@ -159,18 +160,24 @@ class SegmentWriter:
                 f"surplus ids: {', '.join(map(str, some))}{' ...' * (len(missing) > 20)}."
             )
         path = self.manifest.folder / f"{self._next:08d}.h5"
-        with durable_path(path) as part, h5py.File(part, "x") as file:
-            self._write(file)
-        self.manifest.append(
-            Segment(
-                file=path.name,
-                sha256=sha256(path),
-                rows=self._n_rows,
-                seen=self._seen.total(),
-                waiting=self._waiting,
-                kept_out={reason: ids.total() for reason, ids in self._kept_out.items()},
-            )
+        image = self._image()
+        entry = Segment(
+            file=path.name,
+            sha256=hashlib.sha256(image).hexdigest(),
+            rows=self._n_rows,
+            seen=self._seen.total(),
+            waiting=self._waiting,
+            kept_out={reason: ids.total() for reason, ids in self._kept_out.items()},
         )
+        try:
+            with durable_path(path) as part:
+                part.write_bytes(image)
+            self.manifest.append(entry)
+        except OSError as error:
+            raise StoreError(
+                f"{path} could not be written ({error}). The {self.manifest.n_rows} rows before it "
+                "are safe: make room, open the store to keep them, or go on from a checkpoint."
+            ) from error
         self._next += 1
         self._clear()
 
@@ -181,6 +188,13 @@ class SegmentWriter:
         for ids, _, _ in self._tables["rows"]:
             expected.subtract(ids)
         return Counter({i: n for i, n in expected.items() if n})
+
+    def _image(self) -> bytes:
+        """The segment's HDF5 file, made in memory: HDF5 takes a full disk badly."""
+        with h5py.File("segment.h5", "x", driver="core", backing_store=False) as file:
+            self._write(file)
+            file.flush()
+            return bytes(file.id.get_file_image())
 
     def _write(self, file: h5py.File) -> None:
         for table, entries in self._tables.items():

@@ -1,0 +1,249 @@
+"""What is left after the ways in which runs really end: signals, full disks, users' errors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from conftest import FineTuning, loader, tiny_peft, tokens, trainer
+
+from influcoder_lightning import InfluenceCallback, InfluenceStore
+from influcoder_lightning.errors import StoreError
+
+POOL = tokens(40, seed=71)
+
+
+class SignalAt(FineTuning):
+    """Sends this process a signal in the middle of a training step."""
+
+    def __init__(self, number, step=5):
+        super().__init__(tiny_peft())
+        self.number, self.step = number, step
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == self.step:
+            os.kill(os.getpid(), self.number)
+        return super().training_step(batch, batch_idx)
+
+
+def fit(folder, module=None, **options):
+    settings = {"sketch_dim": 64, "code_dim": 8, "segment_rows": 8, "keep_sketches": True} | options
+    callback = InfluenceCallback(str(folder), **settings)
+    torch.manual_seed(0)
+    module = module or FineTuning(tiny_peft())
+    trainer(folder.parent, [callback]).fit(module, loader(POOL))
+    return module
+
+
+def in_a_process(action, *args):
+    """Run it in a forked process, since it will not survive; returns its exit code."""
+
+    def quietly():
+        warnings.simplefilter("ignore")
+        action(*args)
+
+    process = multiprocessing.get_context("fork").Process(target=quietly)
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the process hangs"
+    return process.exitcode
+
+
+def opened(folder):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        store = InfluenceStore(folder)
+    return store, " ".join(str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(signal.SIGTERM, "SIGTERMException"), (signal.SIGINT, "KeyboardInterrupt")],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_signals_that_can_be_caught_lose_nothing(tmp_path, number, word):
+    in_a_process(lambda: fit(tmp_path / "s", SignalAt(number)))
+    store, warning = opened(tmp_path / "s")
+    assert store.sample_ids.tolist()[:20] == list(range(20))
+    assert len(store) in (20, 24)  # Lightning acts on SIGTERM when the step is over
+    assert word in warning
+    assert store.rank("self").sample_ids.size == len(store)
+
+
+def test_sigkill_costs_the_open_segment_only(tmp_path):
+    code = in_a_process(lambda: fit(tmp_path / "s", SignalAt(signal.SIGKILL)))
+    assert code == -signal.SIGKILL
+    store, warning = opened(tmp_path / "s")
+    assert store.sample_ids.tolist() == list(range(16))
+    assert "at most 8 rows or 60 seconds" in warning
+
+
+def limited(folder, on_error):
+    """A quota: no file of this process may grow beyond 30 kB (mounting a small disk needs root)."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    fit(folder, segment_rows=24, sketch_dim=512, on_error=on_error)
+
+
+@pytest.mark.parametrize(("on_error", "code"), [("raise", 1), ("warn", 0)])
+def test_a_full_disk(tmp_path, on_error, code):
+    assert in_a_process(limited, tmp_path / "s", on_error) == code
+    files = {path.name for path in (tmp_path / "s" / "segments").rglob("*") if path.is_file()}
+    assert files == {"run.json", "lock", "manifest.jsonl"}
+    store, warning = opened(tmp_path / "s")
+    assert len(store) == 0
+    assert "File too large" in warning
+
+
+def test_a_disk_that_fills_up_later(tmp_path, monkeypatch):
+    """The third segment does not fit: two are safe, and the error says so."""
+    write, n_written = Path.write_bytes, []
+
+    def full(path, content):
+        if path.suffix == ".part" and path.name.startswith(".0000"):
+            n_written.append(path)
+            if len(n_written) > 2:
+                write(path, content[:100])
+                raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"No space left on device.*16 rows before it are"):
+        fit(tmp_path / "s")
+    monkeypatch.undo()
+    assert opened(tmp_path / "s")[0].sample_ids.tolist() == list(range(16))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_full_disk_while_merging(tmp_path, monkeypatch):
+    """The store is not there, but every row is: opening it later merges."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("influcoder_lightning.store.writer.StoreWriter.append", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(tmp_path / "s")
+    assert not (tmp_path / "s" / "influence.h5").exists()
+    assert opened(tmp_path / "s")[0].sample_ids.tolist() == list(range(40))
+
+
+def as_nobody(folder, seen):
+    if os.getuid() == 0:  # root may write anywhere
+        os.setgroups([])
+        os.setuid(65534)
+    try:
+        fit(folder / "store")
+    except StoreError as error:
+        os.write(seen, str(error).encode())
+
+
+def test_a_folder_that_cannot_be_written_to():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
+        read, write = os.pipe()
+        assert in_a_process(as_nobody, folder, write) == 0
+        os.close(write)
+        with os.fdopen(read) as told:
+            assert "cannot be written to" in told.read()
+        folder.chmod(stat.S_IRWXU)
+        assert list(folder.iterdir()) == []
+
+
+class Failing(FineTuning):
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 5:
+            raise RuntimeError("out of luck")
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_error_in_the_users_step(tmp_path):
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(tmp_path / "s", Failing(tiny_peft()))
+    store, warning = opened(tmp_path / "s")
+    assert store.sample_ids.tolist() == list(range(20))
+    assert "RuntimeError: out of luck" in warning
+
+
+TROUBLE = {
+    "recorder": "influcoder_lightning.recorder.Recorder.add",
+    "towers": "influcoder_lightning.encoder.cotraining.CoTraining.observe",
+    "projection": "influcoder_lightning.projection.countsketch.CountSketch.add",
+    "start": "influcoder_lightning.valuation.build_projector",
+    "window": "influcoder_lightning.recorder.Recorder.open_window",
+    "end": "influcoder_lightning.recorder.Recorder.close",
+    "merge": "influcoder_lightning.valuation.finish",
+}
+
+
+@pytest.mark.parametrize("where", TROUBLE)
+def test_the_training_goes_on_without_the_valuation(tmp_path, monkeypatch, where):
+    """One loud message; the same weights and losses as without the callback."""
+    torch.manual_seed(0)
+    plain = FineTuning(tiny_peft())
+    trainer(tmp_path).fit(plain, loader(POOL))
+
+    def trouble(*_, **__):
+        raise ValueError("something is wrong")
+
+    monkeypatch.setattr(TROUBLE[where], trouble)
+    with pytest.warns(UserWarning, match="THE VALUATION HAS STOPPED.*something is wrong") as caught:
+        module = fit(tmp_path / "s", on_error="warn", query_dataloader=loader(POOL[:3]))
+    assert sum("HAS STOPPED" in str(w.message) for w in caught) == 1
+    assert module.losses == plain.losses
+    for left, right in zip(module.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert not any(m._forward_hooks for m in module.modules())
+    monkeypatch.undo()
+    monkeypatch.setattr(TROUBLE[where], trouble)
+    with pytest.raises(ValueError, match="something is wrong"):
+        fit(tmp_path / "other", query_dataloader=loader(POOL[:3]))
+
+
+def test_rows_before_the_trouble_are_kept(tmp_path, monkeypatch):
+    from influcoder_lightning.recorder import Recorder
+
+    add = Recorder.add
+
+    def trouble(self, rows, *rest):
+        if rows.ids[0] >= 20:
+            raise ValueError("something is wrong")
+        return add(self, rows, *rest)
+
+    monkeypatch.setattr(Recorder, "add", trouble)
+    with pytest.warns(UserWarning, match="Safe so far: 20 rows"):
+        fit(tmp_path / "s", on_error="warn")
+    store, warning = opened(tmp_path / "s")
+    assert store.sample_ids.tolist() == list(range(20))
+    assert "something is wrong" in warning
+    assert store.attributes["counts"]["kept_out"] == {"the run ended before its row was taken": 4}
+
+
+def test_another_runs_store_is_not_harmed(tmp_path):
+    """A second run on the folder is refused; while the first one lives, with `overwrite` too."""
+    fit(tmp_path / "s")
+    before = (tmp_path / "s" / "influence.h5").read_bytes()
+    with pytest.raises(StoreError, match="already holds a store"):
+        fit(tmp_path / "s")
+    assert (tmp_path / "s" / "influence.h5").read_bytes() == before
+
+    class Second(FineTuning):
+        def on_train_batch_end(self, *_):
+            with pytest.raises(StoreError, match="being written by another process"):
+                fit(tmp_path / "live", overwrite=True)
+
+    fit(tmp_path / "live", Second(tiny_peft()))
+    assert len(InfluenceStore(tmp_path / "live")) == 40
+    with h5py.File(tmp_path / "s" / "influence.h5") as file:
+        assert file["rows/step"].shape == (40,)
