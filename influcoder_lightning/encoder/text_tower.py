@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.files import why_no_model
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import DataError, StoreError
 
@@ -67,10 +68,23 @@ class TextTower:
         try:
             from sentence_transformers import SentenceTransformer
 
-            return cls(head, SentenceTransformer(str(folder / "text"), device="cpu"))
+            # A folder that is not there would be asked for at the hub.
+            why = "" if (folder / "text").is_dir() else "no such folder"
+            if why := why or why_no_model(folder / "text"):
+                raise ValueError(why)
+            model = SentenceTransformer(
+                str(folder / "text"), device="cpu", trust_remote_code=False, local_files_only=True
+            )
+            if (width := model.get_embedding_dimension()) != head.dense_dim:
+                raise ValueError(f"its width is {width}, and the head expects {head.dense_dim}")
+            return cls(head, model)
         except ImportError as error:
             raise StoreError(
                 "the text tower holds a sentence encoder: pip install 'influcoder-lightning[text]'"
             ) from error
         except Exception as error:
-            raise StoreError(f"cannot read the text tower in {folder / 'text'}: {error}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(
+                f"cannot read the text tower in {folder / 'text'}: {reason:.300}. Train it again, "
+                "or rank by a method that needs no text tower."
+            ) from error

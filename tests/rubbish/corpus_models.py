@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import sentence_transformers  # noqa: F401  (here, and not where memory is limited)
 from conftest import tiny_llama, tiny_peft
 from corpus import Case, canary_pickle, fifo_of, safetensors
-from corpus_towers import HEADERS, Files, folder_with
+from corpus_towers import HEADERS, Files, arrays, folder_with, settings
 
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.encoder.text_tower import TextTower
+from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune import load_adapter, load_base_model, load_tokenizer
 
 
@@ -81,7 +84,42 @@ MODEL: dict[str, Files] = {
 _ADAPTER = {name: lambda folder, name=name: adapter()[name] for name in (_CONFIG, _MODEL)}
 
 
+def _sentences(kind: str) -> bytes:
+    module = {"idx": 0, "name": "0", "path": "", "type": kind}
+    return json.dumps([module]).encode()
+
+
+# Beside a head that expects sentence embeddings of three numbers.
+SENTENCES: dict[str, Files] = {
+    "no folder": {},
+    "an empty folder": {"text/nothing": b""},
+    "settings that are a FIFO": {"text/modules.json": fifo_of("text/modules.json")},
+    "settings that are a pickle": {"text/modules.json": canary_pickle},
+    "settings nested deeply": {"text/modules.json": b"[" * 100_000},
+    "code of its own": {"text/modules.json": _sentences("c.C"), "text/c.py": b"open('x', 'w')"},
+    "a function of Python's": {"text/modules.json": _sentences("os.mkfifo")},
+    "modules that are missing": {
+        "text/modules.json": _sentences("sentence_transformers.models.Transformer")
+    },
+}
+
+
+def _tower(files: Files) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        head = {
+            "text_head/config.json": settings(dense_dim=3),
+            "text_head/head.safetensors": arrays(dense=np.ones((6, 3), "f4")),
+        }
+        return folder_with(head | files)(folder)
+
+    return make
+
+
 CASES = [
+    *(
+        Case("text tower", name, _tower(files), TextTower.load, "text tower in", StoreError)
+        for name, files in SENTENCES.items()
+    ),
     *(
         Case(
             "adapter",
