@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
 
@@ -148,7 +149,11 @@ def load_version(folder: Path, version: int) -> GradientTower:
     """
     path = folder / version_file(version)
     try:
+        if why := why_no_file(path):
+            raise ValueError(why)
         basis = load_file(path)["basis"].float()
+        if basis.dim() != 2 or not bool(basis.isfinite().all()):
+            raise ValueError(f"its basis of shape {tuple(basis.shape)} is no finite matrix")
     except Exception as error:
         raise StoreError(
             f"cannot read gradient tower version {version} at {path}: {error}"

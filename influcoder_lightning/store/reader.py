@@ -14,9 +14,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from influcoder_lightning.errors import StoreError
+from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import run_file
+from influcoder_lightning.store.layout import check_layout
 
 if TYPE_CHECKING:
     from influcoder_lightning.encoder.gradient_tower import GradientTower
@@ -201,7 +202,10 @@ class InfluenceStore:
 
     @cached_property
     def _queries(self) -> pd.DataFrame:
-        return self._table("queries", schema.QUERY_COLUMNS)
+        table = self._table("queries", schema.QUERY_COLUMNS)
+        if table.duplicated(["query", "window", "at_end"]).any():
+            raise StoreError(f"{self.path} is damaged: a query occurs twice in one take.")
+        return table
 
     def _take(self, window: int | None, end: bool) -> np.ndarray:
         table = self._queries
@@ -250,27 +254,17 @@ class InfluenceStore:
             return np.asarray(group[kind][rows if rows is not None else slice(None)])
 
     def _validate(self, file: h5py.File) -> None:
-        if file.attrs.get("format") != schema.FORMAT:
+        if not _is_scalar(file.attrs.get("format"), schema.FORMAT):
             raise StoreError(f"{self.path} is an HDF5 file, but no influence store.")
         version = file.attrs.get("schema_version")
-        if version != schema.SCHEMA_VERSION:
+        if not _is_scalar(version, schema.SCHEMA_VERSION):
             raise StoreError(
-                f"{self.path} has schema version {version}; this release reads "
+                f"{self.path} has schema version {version!s:.60}; this release reads "
                 f"{schema.SCHEMA_VERSION}. Open it with the release that wrote it."
             )
-        for table, columns in (("rows", schema.ROW_COLUMNS), ("queries", schema.QUERY_COLUMNS)):
-            names = [
-                *columns,
-                f"features/{schema.GRADIENT}/code",
-                f"features/{schema.GRADIENT}/norm",
-            ]
-            group = file.get(table)
-            missing = [n for n in names if not isinstance(group, h5py.Group) or n not in group]
-            if missing:
-                raise StoreError(f"{self.path} is damaged: `{table}` lacks {missing}.")
-            lengths = {name: group[name].shape[0] for name in names}
-            if len(set(lengths.values())) > 1:
-                raise StoreError(f"{self.path} is damaged: columns differ in length: {lengths}.")
+        check_layout(file, self.path)
+        if not isinstance(file.attrs.get("complete"), np.bool_ | bool):
+            raise StoreError(f"{self.path} is damaged: it does not say whether it is complete.")
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:
@@ -286,13 +280,27 @@ class InfluenceStore:
                 f"{error}"
             ) from error
         with file:
-            yield file
+            try:
+                yield file
+            except InfluCoderError:
+                raise
+            except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                # What h5py and json raise about values that cannot be what they are said to be.
+                reason = str(error) or type(error).__name__
+                raise StoreError(
+                    f"{self.path} is damaged: {reason:.300}. Restore the file, or value the pool "
+                    "again."
+                ) from error
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """The root attributes of a store file."""
     with h5py.File(path, "r") as file:
         return {name: _decode(value) for name, value in file.attrs.items()}
+
+
+def _is_scalar(value: Any, expected: Any) -> bool:
+    return np.ndim(value) == 0 and bool(value == expected)
 
 
 def _decode(value: Any) -> Any:

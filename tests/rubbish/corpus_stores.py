@@ -86,6 +86,39 @@ def column(name: str, value: Any, **options: Any) -> Edit:
     return edit
 
 
+def long(table: str, rows: int) -> Edit:
+    """All columns declare so many rows; none of them is stored."""
+
+    def edit(file: h5py.File) -> None:
+        def grow(_: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                item.resize(rows, axis=0)
+
+        file[table].visititems(grow)
+
+    return edit
+
+
+def elsewhere(file: h5py.File) -> None:
+    """A column whose values would be the bytes of another file."""
+    del file["rows/loss"]
+    file.create_dataset("rows/loss", (8,), "f4", external=[("/etc/hostname", 0, 32)])
+
+
+def virtual(file: h5py.File) -> None:
+    del file["rows/loss"]
+    layout = h5py.VirtualLayout((8,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/hostname", "x", (8,))
+    file.create_virtual_dataset("rows/loss", layout)
+
+
+def loop(file: h5py.File) -> None:
+    del file["rows/loss"]
+    file["rows/loss"] = file["rows"]
+
+
+TEXT = h5py.string_dtype()
+
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "absent": (lambda folder: folder / NAME, "no store"),
     "empty": (file_of(NAME, b""), "no readable HDF5"),
@@ -128,6 +161,70 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
 }
 
+# What the layout of a store refuses.
+LAYOUT: dict[str, tuple[Edit, str]] = {
+    "a format that is a list": (attribute("format", [1, 2]), "no influence store"),
+    "a version that is a list": (attribute("schema_version", [1, 1]), "schema version"),
+    "no word on completeness": (no_attribute("complete"), "damaged|complete"),
+    "settings that are no JSON": (attribute("config", "{"), "damaged|config"),
+    "settings nested deeply": (attribute("config", "[" * 30_000), "damaged|config"),
+    "no windows": (without("windows"), "windows"),
+    "no layers": (without("layers"), "layers"),
+    "no query texts": (without("query_text"), "query_text"),
+    "query texts that are no JSON": (
+        column("query_text", np.array(["{"] * 3, dtype=object), dtype=TEXT),
+        "damaged",
+    ),
+    "query texts that are numbers": (column("query_text", np.zeros(3)), "query_text"),
+    "a column that is a group": (loop, "loss"),
+    "a column of text": (
+        column("rows/step", np.array(["a"] * 8, dtype=object), dtype=TEXT),
+        "step",
+    ),
+    "a column without dimensions": (column("rows/step", 5), "step"),
+    "a column of two dimensions": (column("rows/loss", np.zeros((8, 2), "f4")), "loss"),
+    "a column that is a broken link": (column("rows/loss", h5py.SoftLink("/no")), "loss"),
+    "a column that is a link to itself": (
+        column("rows/loss", h5py.SoftLink("/rows/loss")),
+        "loss",
+    ),
+    "a column in another file": (
+        column("rows/loss", h5py.ExternalLink("/etc/hostname", "/x")),
+        "loss",
+    ),
+    "a column that is another file": (elsewhere, "loss"),
+    "a column made of other files": (virtual, "loss"),
+    "codes of one dimension": (column(f"rows/{CODE}", np.zeros(8, "f2")), "code"),
+    "codes that are text": (
+        column(f"rows/{CODE}", np.full((8, 8), "a", dtype=object), dtype=TEXT),
+        "code",
+    ),
+    "codes of another width": (column(f"rows/{CODE}", np.zeros((8, 3), "f2")), "code"),
+    "codes of width 0": (column(f"rows/{CODE}", np.zeros((8, 0), "f2")), "code"),
+    "codes that are complex": (column(f"rows/{CODE}", np.zeros((8, 8), "c8")), "code"),
+    "norms that are text": (
+        column("rows/features/gradient/norm", np.array(["a"] * 8, dtype=object), dtype=TEXT),
+        "norm",
+    ),
+    "no ids": (without("rows/sample_id"), "sample_id"),
+    "ids that are fractions": (column("rows/sample_id", np.zeros(8)), "sample_id"),
+    "ids in a table": (column("rows/sample_id", np.zeros((8, 2), "i8")), "sample_id"),
+    "fewer ids than rows": (column("rows/sample_id", np.zeros(5, "i8")), "sample_id"),
+    "ids that are no UTF-8": (
+        column("rows/sample_id", np.array([b"\xff"] * 8, dtype=object), dtype=TEXT),
+        "damaged",
+    ),
+    "ids that are records": (
+        column("rows/sample_id", np.zeros(8, dtype=[("a", "i4")])),
+        "sample_id",
+    ),
+    "10^12 rows": (long("rows", 10**12), "rows"),
+    "10^9 rows": (long("rows", 10**9), "rows"),
+    "10^12 queries": (long("queries", 10**12), "queries"),
+    "10^12 windows": (long("windows", 10**12), "windows"),
+    "a query twice": (column("queries/query", np.zeros(3, "i4")), "quer"),
+}
+
 HARMLESS: dict[str, Edit] = {
     "as it was written": lambda file: None,
     "a hostile attribute": attribute("hello", "</script>${oc.env:HOME}\r\n../../x"),
@@ -140,7 +237,10 @@ CASES = [
         Case("store", name, make, read_all, words, where="given")
         for name, (make, words) in FILES.items()
     ),
-    *(Case("store", name, edited(edit), read_all, words) for name, (edit, words) in EDITS.items()),
+    *(
+        Case("store", name, edited(edit), read_all, words)
+        for name, (edit, words) in (EDITS | LAYOUT).items()
+    ),
     *(
         Case("store", name, edited(edit), read_all, None, accepted=lambda s: s.n_rows == 8)
         for name, edit in HARMLESS.items()

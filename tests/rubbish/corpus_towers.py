@@ -165,6 +165,15 @@ HEAD: dict[str, Files] = {
 }
 
 
+_VERSION = "version_00000.safetensors"
+VERSIONS: dict[str, Any] = HEADERS | {
+    "a basis of one dimension": save({"basis": np.zeros(8, "f2")}),
+    "a basis with NaN": save({"basis": np.full((4, 8), np.nan, "f2")}),
+    "a FIFO": fifo_of(_VERSION),
+    "a link to /dev/zero": link_of(_VERSION, "/dev/zero"),
+}
+
+
 def folder_with(files: Files) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         for name, content in files.items():
@@ -213,6 +222,6 @@ CASES = [
             StoreError,
             where="version_00000.safetensors",
         )
-        for name, data in HEADERS.items()
+        for name, data in VERSIONS.items()
     ),
 ]

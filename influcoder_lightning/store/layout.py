@@ -1,0 +1,95 @@
+"""Whether an HDF5 file has the layout of a store, before any of its values is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import schema
+
+_FEATURE = f"features/{schema.GRADIENT}"
+_LAYERS = {"out_features": 1, "in_features": 1, "offset": 1}
+
+
+def check_layout(file: h5py.File, path: Path) -> None:
+    """Refuse a file whose datasets are missing, of another shape or kind, or not in the file.
+
+    Raises:
+        StoreError: names the dataset.
+    """
+    tables = (("rows", schema.ROW_COLUMNS), ("queries", schema.QUERY_COLUMNS))
+    widths: dict[str, set[int]] = {"code": set(), "sketch": set()}
+    for table, columns in tables:
+        found = {name: _numbers(file, f"{table}/{name}", path) for name in columns}
+        found["norm"] = _numbers(file, f"{table}/{_FEATURE}/norm", path)
+        for name, n_dimensions in (("code", 2), ("length", 1), ("sketch", 2)):
+            if name == "code" or f"{table}/{_FEATURE}/{name}" in file:
+                data = _numbers(file, f"{table}/{_FEATURE}/{name}", path, "f", n_dimensions)
+                found[name] = data
+                if n_dimensions == 2 and len(data):
+                    widths[name].add(data.shape[1])
+        if len(found["norm"]) or f"{table}/sample_id" in file:
+            found["sample_id"] = _dataset(file, f"{table}/sample_id", path)
+            if found["sample_id"].dtype.kind != "i":
+                _text(found["sample_id"], path)
+        _same_length(found, table, path)
+    for name, several in widths.items():
+        if len(several) > 1 or 0 in several:
+            raise _damaged(path, f"its {name}s have the widths {sorted(several)}")
+    windows = {n: _numbers(file, f"windows/{n}", path) for n in schema.WINDOW_COLUMNS}
+    _same_length(windows, "windows", path)
+    layers = {n: _numbers(file, f"layers/{n}", path) for n in _LAYERS}
+    _same_length(
+        layers | {"name": _text(_dataset(file, "layers/name", path), path)}, "layers", path
+    )
+    _text(_dataset(file, "query_text", path), path)
+
+
+def _numbers(
+    file: h5py.File, name: str, path: Path, kinds: str = "iuf", n_dimensions: int = 1
+) -> h5py.Dataset:
+    data = _dataset(file, name, path, n_dimensions)
+    if data.dtype.kind not in kinds:
+        raise _damaged(path, f"`{name}` holds {data.dtype}")
+    return data
+
+
+def _text(data: h5py.Dataset, path: Path) -> h5py.Dataset:
+    if h5py.check_string_dtype(data.dtype) is None:
+        raise _damaged(path, f"`{data.name}` holds {data.dtype}, not text")
+    return data
+
+
+def _dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1) -> h5py.Dataset:
+    """A dataset whose values are in this file, as many of them as it declares."""
+    at: Any = file
+    for part in name.split("/"):
+        if not isinstance(at, h5py.Group) or part not in at:
+            raise _damaged(path, f"it lacks `{name}`")
+        # A link could lead into any file that the reader may open.
+        if not isinstance(at.get(part, getlink=True), h5py.HardLink):
+            raise _damaged(path, f"`{name}` is a link")
+        at = at[part]
+    if not isinstance(at, h5py.Dataset) or at.ndim != n_dimensions:
+        raise _damaged(path, f"`{name}` is no dataset of {n_dimensions} dimensions")
+    plan = at.id.get_create_plist()
+    if at.is_virtual or plan.get_external_count() or plan.get_nfilters():
+        raise _damaged(path, f"`{name}` is compressed, or has its values in another file")
+    if at.nbytes > at.id.get_storage_size():
+        raise _damaged(
+            path, f"`{name}` declares {at.nbytes:,} bytes and has {at.id.get_storage_size():,}"
+        )
+    return at
+
+
+def _same_length(found: dict[str, h5py.Dataset], table: str, path: Path) -> None:
+    lengths = {name: len(data) for name, data in found.items()}
+    if len(set(lengths.values())) > 1:
+        raise _damaged(path, f"the columns of `{table}` differ in length: {lengths}")
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(f"{path} is damaged: {reason}. Restore the file, or value the pool again.")
