@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -14,7 +13,8 @@ from influcoder_lightning.encoder.gradient_tower import GradientTower, load_vers
 from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import RunFolder, read_description
-from influcoder_lightning.store.merge import manifests, merge, read_windows
+from influcoder_lightning.store.layout import stored_dataset
+from influcoder_lightning.store.merge import manifests, merge, opened, read_windows
 from influcoder_lightning.store.segments import FeatureBlock
 
 FIT_ROWS = 512
@@ -79,10 +79,12 @@ def _fit_first_version(folder: Path, description: Mapping[str, Any]) -> None:
     tower = GradientTower(store["sketch_dim"], store["code_dim"])
     for manifest in manifests(folder, description["world_size"]):
         for segment in manifest.segments:
-            with h5py.File(manifest.verified(segment), "r") as file:
+            path = manifest.verified(segment)
+            with opened(path) as file:
                 for table in schema.TABLES:
                     if table in file:
-                        sketches = file[table][schema.feature("sketch")]
+                        name = f"{table}/{schema.feature('sketch')}"
+                        sketches = stored_dataset(file, name, path, 2)
                         for start in range(0, len(sketches), FIT_ROWS):
                             tower.fit(torch.from_numpy(sketches[start : start + FIT_ROWS]))
     tower.freeze()

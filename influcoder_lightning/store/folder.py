@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import schema
@@ -30,6 +31,7 @@ from influcoder_lightning.store.segments import SEGMENTS
 RUN_FILE = "run.json"
 BASE = "base.h5"
 STATE = "state"
+_LARGEST_TOWER, _MOST_PROCESSES = 2**30, 2**16
 _OURS = (SEGMENTS, STATE, "encoder", "adapters")
 
 
@@ -68,6 +70,9 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        for name in (*_OURS, "encoder/gradient", f"{SEGMENTS}/lock", f"{SEGMENTS}/{RUN_FILE}"):
+            if os.path.islink(folder / name):
+                raise StoreError(f"{folder / name} is a link: a run writes to its own folder only.")
         try:
             (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / SEGMENTS / "lock")
@@ -115,9 +120,33 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = run_file(folder)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(description, dict) or not isinstance(description["world_size"], int):
-            raise ValueError("not the description of a run")
-    except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read ({error}).") from error
-    return description
+        description = json.loads(read_whole(path))
+        _check(description)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{path} does not describe a run ({error!s:.200}).") from error
+    return dict(description)
+
+
+def _check(description: dict[str, Any]) -> None:
+    """Refuse values that no run writes, before anything is allocated by them."""
+    store, bounds = description["store"], description["bounds"]
+    sizes = [description["world_size"], store["code_dim"], store["sketch_dim"], bounds["rows"]]
+    if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+        raise ValueError(f"sizes {sizes}")
+    if store["code_dim"] * store["sketch_dim"] > _LARGEST_TOWER or sizes[0] > _MOST_PROCESSES:
+        raise ValueError(f"sizes {sizes} are beyond what a run can have")
+    kinds: list[tuple[Any, Any]] = [
+        (bounds["seconds"], (int, float)),
+        (store["keep_sketches"], bool),
+        (store["layers"], list),
+        (store["attributes"], dict),
+        (description["base_rows"], (list, type(None))),
+        (description["generation"], str),
+    ]
+    for value, kind in kinds:
+        if not isinstance(value, kind):
+            raise ValueError(f"{value!r:.60} is of another kind")
+    if description["base_rows"] is not None:
+        names = ("base_parts", "base_windows", "base_queries", "base_counts")
+        if any(name not in description for name in names):
+            raise ValueError("it lacks what is known of its first rows")

@@ -32,7 +32,7 @@ def check_layout(file: h5py.File, path: Path) -> None:
                 if n_dimensions == 2 and len(data):
                     widths[name].add(data.shape[1])
         if len(found["norm"]) or f"{table}/sample_id" in file:
-            found["sample_id"] = _dataset(file, f"{table}/sample_id", path)
+            found["sample_id"] = stored_dataset(file, f"{table}/sample_id", path)
             if found["sample_id"].dtype.kind != "i":
                 _text(found["sample_id"], path)
         _same_length(found, table, path)
@@ -43,15 +43,15 @@ def check_layout(file: h5py.File, path: Path) -> None:
     _same_length(windows, "windows", path)
     layers = {n: _numbers(file, f"layers/{n}", path) for n in _LAYERS}
     _same_length(
-        layers | {"name": _text(_dataset(file, "layers/name", path), path)}, "layers", path
+        layers | {"name": _text(stored_dataset(file, "layers/name", path), path)}, "layers", path
     )
-    _text(_dataset(file, "query_text", path), path)
+    _text(stored_dataset(file, "query_text", path), path)
 
 
 def _numbers(
     file: h5py.File, name: str, path: Path, kinds: str = "iuf", n_dimensions: int = 1
 ) -> h5py.Dataset:
-    data = _dataset(file, name, path, n_dimensions)
+    data = stored_dataset(file, name, path, n_dimensions)
     if data.dtype.kind not in kinds:
         raise _damaged(path, f"`{name}` holds {data.dtype}")
     return data
@@ -63,8 +63,12 @@ def _text(data: h5py.Dataset, path: Path) -> h5py.Dataset:
     return data
 
 
-def _dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1) -> h5py.Dataset:
-    """A dataset whose values are in this file, as many of them as it declares."""
+def stored_dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1) -> h5py.Dataset:
+    """A dataset whose values are in this file, as many of them as it declares.
+
+    Raises:
+        StoreError: it is not.
+    """
     at: Any = file
     for part in name.split("/"):
         if not isinstance(at, h5py.Group) or part not in at:

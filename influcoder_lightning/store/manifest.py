@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.durable import durable_path, sha256
 from influcoder_lightning.errors import StoreError
 
@@ -47,6 +48,8 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link; a store keeps its parts in its own folder.")
         self.folder = folder
         self.path = folder / MANIFEST
         self.segments: list[Segment] = _read(self.path) if self.path.exists() else []
@@ -90,7 +93,7 @@ class Manifest:
             StoreError: it is missing, or not what was sealed.
         """
         path = self.folder / segment.file
-        if not path.is_file():
+        if not path.is_file() or path.is_symlink():
             raise StoreError(f"{path} is missing: it holds {segment.rows} rows of this store.")
         if sha256(path) != segment.sha256:
             raise StoreError(
@@ -105,7 +108,10 @@ def _line(segment: Segment) -> bytes:
 
 
 def _read(path: Path) -> list[Segment]:
-    *lines, torn = path.read_bytes().split(b"\n")
+    try:
+        *lines, torn = read_whole(path, 2**30).split(b"\n")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}.") from error
     del torn
     segments = []
     for number, line in enumerate(lines, start=1):
@@ -119,7 +125,8 @@ def _read(path: Path) -> list[Segment]:
 def _parsed(value: dict[str, Any]) -> Segment:
     segment = Segment(**value)
     kinds = {"file": str, "sha256": str, "rows": int, "seen": int, "kept_out": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(segment, name), kind)]
+    wrong = [name for name, kind in kinds.items() if type(getattr(segment, name)) is not kind]
+    wrong += [] if all(type(n) is int for n in segment.kept_out.values()) else ["kept_out"]
     if wrong or Path(segment.file).name != segment.file or segment.rows < 0:
         raise ValueError(f"`{wrong[0] if wrong else 'file'}` is not what a manifest holds")
     return segment

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import h5py
 import numpy as np
 
 from influcoder_lightning.durable import durable_path
-from influcoder_lightning.errors import StoreError
+from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import BASE
+from influcoder_lightning.store.layout import stored_dataset
 from influcoder_lightning.store.manifest import Manifest
 from influcoder_lightning.store.segments import SEGMENTS, FeatureBlock, rank_folder
 from influcoder_lightning.store.writer import StoreWriter
@@ -32,11 +34,11 @@ def read_windows(folder: Path, description: Mapping[str, Any]) -> list[dict[str,
     """What the sealed segments know of each window, the newest word of each, in order."""
     known: dict[int, dict[str, Any]] = {}
     if description["base_rows"] is not None:
-        with h5py.File(folder / SEGMENTS / BASE, "r") as file:
+        with opened(folder / SEGMENTS / BASE) as file:
             _learn_windows(known, file, description["base_windows"])
     first = Manifest(rank_folder(folder, 0))
     for segment in first.segments:
-        with h5py.File(first.verified(segment), "r") as file:
+        with opened(first.verified(segment)) as file:
             _learn_windows(known, file)
     return [known[index] for index in sorted(known)]
 
@@ -67,13 +69,13 @@ def merge(
         starts = np.cumsum([0, *(description.get("base_parts") or [])])
         for rank, manifest in enumerate(parts):
             if description["base_rows"] is not None:
-                with h5py.File(base, "r") as file:
+                with merging.reading(base) as file:
                     if rank == 0:
                         merging.add_base_queries(file, description)
                     begin = int(starts[rank])
                     merging.add_base_rows(file, begin, begin + description["base_rows"][rank])
             for segment in manifest.segments:
-                with h5py.File(manifest.verified(segment), "r") as file:
+                with merging.reading(manifest.verified(segment)) as file:
                     merging.add(file)
             merging.end_part()
         for window in windows:
@@ -88,6 +90,22 @@ def merge(
     return n_rows
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A segment to read; what it holds may be anything.
+
+    Raises:
+        StoreError: it is not what a run has written.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except InfluCoderError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is no segment of a store: {error!s:.300}.") from error
+
+
 class _Merging:
     """What is being merged, and what has been counted of it."""
 
@@ -98,6 +116,7 @@ class _Merging:
         self._last_step: dict[int, int] = {}
         self._n_rows = 0
         self._waiting: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(schema.TABLES)
+        self._path = Path()
 
     def counted(self, window: Mapping[str, Any]) -> dict[str, Any]:
         """The window with its number of rows, and an end if the run did not live to say it."""
@@ -105,6 +124,12 @@ class _Merging:
         if end < 0:
             end = max(window["start_step"], self._last_step.get(index, -1) + 1)
         return {**window, "n_rows": self._per_window[index], "end_step": end}
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[h5py.File]:
+        self._path = path
+        with opened(path) as file:
+            yield file
 
     def end_part(self) -> None:
         for table in schema.TABLES:
@@ -117,7 +142,9 @@ class _Merging:
             if table in file:
                 self._add_entries(file, table, slice(None))
         if "query_text" in file:
-            self._writer.append_encoded_texts(file["query_text"].asstr()[:])
+            self._writer.append_encoded_texts(
+                stored_dataset(file, "query_text", self._path).asstr()[:]
+            )
 
     def add_base_rows(self, file: h5py.File, start: int, stop: int) -> None:
         for begin in range(start, stop, _BLOCK_ROWS):
@@ -134,10 +161,16 @@ class _Merging:
         self._writer.append_encoded_texts(file["query_text"].asstr()[:n_queries])
 
     def _add_entries(self, file: h5py.File, table: str, chosen: Any) -> None:
-        group = file[table]
-        entries = {name: group[name][chosen] for name in schema.TABLES[table]}
-        entries["sample_id"] = schema.decode_ids(group["sample_id"], chosen)
-        entries |= {name: group[schema.feature(name)][chosen] for name in _parts(group)}
+        entries = {
+            name: stored_dataset(file, f"{table}/{name}", self._path)[chosen]
+            for name in schema.TABLES[table]
+        }
+        ids = stored_dataset(file, f"{table}/sample_id", self._path)
+        entries["sample_id"] = schema.decode_ids(ids, chosen)
+        for name in _parts(file[table]):
+            dimensions = 2 if name in ("code", "sketch") else 1
+            place = f"{table}/{schema.feature(name)}"
+            entries[name] = stored_dataset(file, place, self._path, dimensions)[chosen]
         if table == "rows":
             windows = entries["window"].tolist()
             self._per_window.update(windows)
@@ -185,7 +218,10 @@ def _parts(group: h5py.Group) -> list[str]:
 
 def _learn_windows(known: dict[int, dict[str, Any]], file: h5py.File, stop: int = 1 << 62) -> None:
     if "windows" in file:
-        columns = {name: file["windows"][name][:].tolist() for name in schema.WINDOW_COLUMNS}
+        columns = {
+            name: stored_dataset(file, f"windows/{name}", Path(file.filename))[:].tolist()
+            for name in schema.WINDOW_COLUMNS
+        }
         for i, index in enumerate(columns["window"]):
             if index < stop:
                 known[index] = {name: values[i] for name, values in columns.items()}

@@ -294,9 +294,12 @@ class InfluenceStore:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The root attributes of a store file."""
-    with h5py.File(path, "r") as file:
-        return {name: _decode(value) for name, value in file.attrs.items()}
+    """The root attributes of a store file.
+
+    Raises:
+        StoreError: as for `InfluenceStore`.
+    """
+    return InfluenceStore(path).attributes
 
 
 def _is_scalar(value: Any, expected: Any) -> bool:

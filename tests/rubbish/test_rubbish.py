@@ -12,6 +12,7 @@ import corpus_models
 import corpus_rankings
 import corpus_rows
 import corpus_scores
+import corpus_segments
 import corpus_stores
 import corpus_towers
 import pytest
@@ -26,6 +27,7 @@ CASES: list[Case] = [
     *corpus_towers.CASES,
     *corpus_models.CASES,
     *corpus_stores.CASES,
+    *corpus_segments.CASES,
     *corpus_blocks.CASES,
 ]
 
