@@ -160,6 +160,13 @@ def tidy(run: RunFolder) -> None:
     (folder / SEGMENTS / BASE).unlink(missing_ok=True)
 
 
+def forget_states(folder: Path) -> None:
+    """Remove what only checkpoints need from beside a complete store."""
+    run = RunFolder(folder)
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+    run.dissolve()
+
+
 def _adopt(
     folder: Path, found: Mapping[str, Any], states: Sequence[Mapping[str, Any]], rows: list[int]
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "EpochLoader": "epochs",
     "SampleIdCollator": "sample_ids",
     "SampleIdDataset": "sample_ids",
     "batch_labels": "sample_ids",

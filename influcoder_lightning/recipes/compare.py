@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.finetune import evaluate, load_base_model
+from influcoder_lightning.finetune import evaluate
+from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps

@@ -10,8 +10,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
-from influcoder_lightning.finetune import add_lora, evaluate, load_base_model, train
+from influcoder_lightning.finetune import evaluate, train
 from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.models import add_lora, load_base_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps, bar
 from influcoder_lightning.recipes.run_folder import plain, save_config

@@ -186,6 +186,8 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
         # A store that the earlier run was allowed to replace is no reason to replace this one.
         if "influence.overwrite" not in given:
             cfg.influence.overwrite = False
+        if "resume" not in given:
+            cfg.resume = False
         if recipe == "retrain" and "data.pool" not in given:
             cfg.data.pool = str(locate(Path(cfg["from"]), SELECTED).absolute())
     return cfg

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.finetune import device, load_model
+from influcoder_lightning.models import device, load_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.run_folder import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,20 +11,15 @@ from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
-from influcoder_lightning.finetune import (
-    add_lora,
-    device,
-    load_adapter,
-    load_base_model,
-    load_model,
-    train,
-)
+from influcoder_lightning.finetune import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
+from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model, load_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, bar
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
 from influcoder_lightning.report import plot_ranking, write_report
+from influcoder_lightning.resume import forget_states
 from influcoder_lightning.store.folder import refuse_existing
 
 log = logging.getLogger(__name__)
@@ -60,12 +56,18 @@ def check(cfg: DictConfig, folder: Path) -> None:
     if cfg.model.adapter is not None and cfg.mode == "training":
         raise ConfigError("model.adapter is for mode=frozen; training starts with a fresh LoRA.")
     get_method(cfg.rank.method)
+    if cfg.resume and (cfg.mode == "frozen" or cfg.train.checkpoint_every_n_steps is None):
+        raise ConfigError(
+            "resume=true goes on with a training run that saved checkpoints: set "
+            "train.checkpoint_every_n_steps. A frozen model is valued again instead."
+        )
     try:
-        refuse_existing(folder / "influence", cfg.influence.overwrite)
+        refuse_existing(folder / "influence", cfg.influence.overwrite or cfg.resume)
     except StoreError as error:
         raise StoreError(
             f"{folder} already holds a valuation. Choose another folder with hydra.run.dir=..., or "
-            "replace it with influence.overwrite=true."
+            "replace it with influence.overwrite=true; one that was interrupted goes on with "
+            "resume=true."
         ) from error
 
 
@@ -104,12 +106,17 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
     cfg = materials.cfg
     # Rows first: what is wrong with them shows before a model is loaded.
     pool, query, steps = materials.pool, materials.query, materials.valuation_steps()
+    checkpoints = _checkpoints(cfg, where.parent)
+    influence = plain(cfg.influence)
+    if cfg.resume and (checkpoints is None or checkpoints.newest() is None):
+        log.warning("resume=true: there is no checkpoint in %s; starting anew", where.parent)
+        influence["overwrite"] = True
     callback = InfluenceCallback(
         str(where),
         query_dataloader=None if query is None else materials.loader(query.dataset),
         tokenizer=materials.tokenizer,
         seed=cfg.seed,
-        **plain(cfg.influence),
+        **influence,
     )
     model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
     log.info("fine-tuning on %d samples for %d steps, every sample valued", len(pool), steps)
@@ -121,9 +128,20 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
             seed=cfg.seed,
             callbacks=[callback, ShowSteps(show)],
             log_folder=where.parent if cfg.train.log_csv else None,
+            checkpoints=checkpoints,
             **materials.training_options(),
         )
+    if checkpoints is not None:  # the run is over: nothing is left to go on from
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        forget_states(where)
     return InfluenceStore(where)
+
+
+def _checkpoints(cfg: DictConfig, folder: Path) -> Checkpoints | None:
+    every = cfg.train.checkpoint_every_n_steps
+    if every is None:
+        return None
+    return Checkpoints(folder / "checkpoints", int(every), bool(cfg.resume))
 
 
 def _extract(materials: Materials, where: Path) -> InfluenceStore:

@@ -439,3 +439,50 @@ def test_sweep_with_joblib(base, tmp_path):
     ]
     assert losses[0]["before"] == losses[1]["before"]
     assert losses[0]["after"] != losses[1]["after"]
+
+
+def interrupted(monkeypatch, at_step: int):
+    """The training of a valuation breaks off before this step."""
+    from influcoder_lightning.recipes.progress import ShowSteps
+
+    def stop(self, trainer, *_):
+        if trainer.global_step == at_step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShowSteps, "on_train_batch_end", stop)
+
+
+def test_an_interrupted_valuation_goes_on(base, tmp_path, capsys, monkeypatch):
+    """The same store as without the interruption, and no leftovers."""
+    options = ["train.checkpoint_every_n_steps=2", f"from={base}", "train.epochs=2"]
+    run("valuate", tmp_path / "whole", *options)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 13)
+        with pytest.raises(SystemExit):
+            run("valuate", tmp_path / "cut", *options)
+    capsys.readouterr()
+    assert "resume=true" in error_of(capsys, "valuate", tmp_path / "cut", *options)
+    run("valuate", tmp_path / "cut", *options, "resume=true")
+    left, right = (InfluenceStore(tmp_path / name) for name in ("whole", "cut"))
+    assert left.sample_ids.tolist() == right.sample_ids.tolist()
+    assert (left.codes() == right.codes()).all()
+    assert csv_ids(tmp_path / "whole" / "ranking.csv") == csv_ids(tmp_path / "cut" / "ranking.csv")
+    names = [
+        sorted(p.name for p in (tmp_path / n / "influence").iterdir()) for n in ("whole", "cut")
+    ]
+    assert names[0] == names[1] == ["adapters", "encoder", "influence.h5"]
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_an_interruption_before_the_first_checkpoint(base, tmp_path, capsys, monkeypatch):
+    options = ["train.checkpoint_every_n_steps=100", f"from={base}"]
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(SystemExit):
+            run("valuate", tmp_path, *options)
+    capsys.readouterr()
+    run("valuate", tmp_path, *options, "resume=true")
+    assert InfluenceStore(tmp_path).n_rows == N
+    assert "train.checkpoint_every_n_steps" in error_of(
+        capsys, "valuate", tmp_path, f"from={base}", "resume=true"
+    )

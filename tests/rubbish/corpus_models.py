@@ -17,7 +17,7 @@ from corpus_towers import HEADERS, Files, arrays, folder_with, settings
 
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError, StoreError
-from influcoder_lightning.finetune import load_adapter, load_base_model, load_tokenizer
+from influcoder_lightning.models import load_adapter, load_base_model, load_tokenizer
 
 
 @functools.cache

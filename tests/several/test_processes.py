@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -20,12 +21,19 @@ from influcoder_lightning import InfluenceCallback, InfluenceStore
 from influcoder_lightning.capture.padding import n_before_padding
 
 HERE = Path(__file__).parent
+# A seed that another test has set would shuffle Lightning's sampler in another way.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
 
 
 def launch(folder, kind, **options):
     command = [sys.executable, "-W", "ignore", str(HERE / "two_processes.py"), str(folder), kind]
     done = subprocess.run(
-        [*command, json.dumps(options)], capture_output=True, text=True, timeout=240, check=False
+        [*command, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return InfluenceStore(folder / "store")
@@ -119,6 +127,7 @@ def test_a_multirun_does_not_mix_folders(tmp_path):
         timeout=300,
         check=False,
         cwd=tmp_path,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for job in ("0", "1"):

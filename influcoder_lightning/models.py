@@ -1,0 +1,156 @@
+"""Models, tokenizers and adapters, from a hub name or a folder; nothing of theirs is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from influcoder_lightning.data.files import read_whole, why_no_file, why_no_model
+from influcoder_lightning.errors import ConfigError
+
+
+def device() -> torch.device:
+    """Where the recipes compute: the accelerator, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer with a pad token, by hub name or local folder.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has neither a pad nor an end token.
+    """
+    from transformers import AutoTokenizer
+
+    _refuse_missing_folder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise ConfigError(_not_loadable("tokenizer", name, error)) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                f"the tokenizer of {name!r} has neither a pad nor an end token; give it one with "
+                "tokenizer.add_special_tokens and save it."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base_model(name: str) -> Any:
+    """A causal LM in float32, by hub name or local folder; no remote code is run.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _refuse_missing_folder(name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=False
+        )
+    except Exception as error:
+        raise ConfigError(_not_loadable("model", name, error)) from error
+
+
+def add_lora(model: Any, lora: Mapping[str, Any], seed: int = 0) -> Any:
+    """The model with a fresh LoRA, in train mode (from_pretrained leaves eval mode).
+
+    Args:
+        model: a causal LM; it is changed in place. ``unload()`` of the result gives it back.
+        lora: ``r``, ``alpha``, ``dropout``, ``target_modules`` (names, or "all-linear").
+        seed: of the initial weights; the global random state is left as it was.
+
+    Raises:
+        ConfigError: settings that PEFT refuses, or no module of these names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.get("target_modules", "all-linear")
+    try:
+        config = LoraConfig(
+            r=int(lora.get("r", 8)),
+            lora_alpha=lora.get("alpha", 16),
+            lora_dropout=float(lora.get("dropout", 0.0)),
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        with isolate_rng():
+            torch.manual_seed(seed)
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"lora={dict(lora)} does not work with this model: {error}") from error
+    return adapted.train()
+
+
+def load_model(name: str, lora: Mapping[str, Any], seed: int = 0) -> Any:
+    """`load_base_model`, then `add_lora`."""
+    return add_lora(load_base_model(name), lora, seed)
+
+
+def load_adapter(model: Any, folder: str | Path) -> Any:
+    """The model with a LoRA that was saved before, trainable.
+
+    Raises:
+        ConfigError: the folder holds no adapter, or one of another model.
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if why := why_no_file(folder / name):
+            raise ConfigError(
+                f"model.adapter={folder}: no {name} there ({why}). Give a folder written by "
+                "save_pretrained of a PEFT model."
+            )
+    try:
+        _check_ranks(folder)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True).train()
+    except Exception as error:  # PEFT raises whatever a hostile value runs into
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"the adapter in {folder} does not fit the model: {first:.500}"
+        ) from error
+
+
+def _check_ranks(folder: Path) -> None:
+    """PEFT makes matrices of the ranks that the settings name, before it looks at the weights."""
+    from safetensors import safe_open
+
+    settings = json.loads(read_whole(folder / "adapter_config.json"))
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise ValueError("adapter_config.json describes no LoRA")
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        sizes = [n for key in weights.keys() for n in weights.get_slice(key).get_shape()]  # noqa: SIM118
+    pattern = settings.get("rank_pattern") or {}
+    ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
+    for rank in ranks:
+        if (
+            isinstance(rank, bool)
+            or not isinstance(rank, int)
+            or not 1 <= rank <= max(sizes or [0])
+        ):
+            raise ValueError(f"r={rank!r:.60} in adapter_config.json is no rank of its weights")
+
+
+def _refuse_missing_folder(name: str) -> None:
+    """A path that is not there must not be asked for at the hub."""
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
+        raise ConfigError(f"model.name={name}: no such folder.")
+    if Path(name).is_dir() and (why := why_no_model(Path(name))):
+        raise ConfigError(f"model.name={name}: {why}. Give a folder written by save_pretrained.")
+
+
+def _not_loadable(what: str, name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"no {what} could be loaded from model.name={name!r}: {first} Give a folder written by "
+        "save_pretrained, or a name on the Hugging Face hub that is reachable from here."
+    )
