@@ -138,6 +138,13 @@ def add_queries(
             f"{store.attributes['lora']}."
         )
     projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
+    made_by = store.attributes["projector"].get("version", 1)
+    if made_by != projector.version:
+        raise StoreError(
+            f"{store.path} was made with version {made_by} of the projector "
+            f"{projector.name!r}, this release has {projector.version}: new queries could not be "
+            "compared. Add them with the release that made the store, or value again."
+        )
     capture = GradientCapture(linears, projector)
     loss = query_loss or (lambda m, batch: causal_lm_losses(m, batch, options.labels_key))
     takes = _query_takes(store, language_model, capture, dataloader, loss, options, tokenizer)

@@ -222,6 +222,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     attributes = store["attributes"]
     values = {"processes": description["world_size"], **attributes["config"]}
     values |= {f"lora.{name}": value for name, value in attributes["lora"].items()}
+    values["projector_version"] = attributes["projector"]["version"]
     layers = [list(layer) for layer in store["layers"]]
     values |= {"layers": layers, "code_dim": store["code_dim"], "sketch_dim": store["sketch_dim"]}
     return {name: value for name, value in values.items() if name not in _MAY_CHANGE}

@@ -175,6 +175,7 @@ class Valuation:
                     "lora": adapter_description(self.model),
                     "projector": {
                         "name": projector.name,
+                        "version": projector.version,
                         "dim": projector.dim,
                         "seed": options.seed,
                     },

@@ -70,3 +70,25 @@ def test_the_factored_projection_is_left_times_gradient_times_right(layers):
     rearranged = block.reshape(4, 4, 8, 30).permute(0, 2, 1, 3).reshape(32, 120)
     assert torch.linalg.matrix_rank(rearranged) == 1
     assert not matrix[: layers[0].numel, 16:].any()
+
+
+@pytest.mark.parametrize("dim", [3, 64, 192, 5000])
+def test_the_countsketch_has_one_sign_in_each_row_and_even_buckets(layers, dim):
+    """Few blocks or many (another path): one bucket, one sign, no collision within a block."""
+    total = sum(layer.numel for layer in layers)
+    matrix = project("countsketch", layers, dim, torch.eye(total))
+    assert torch.equal(matrix.abs().sum(1), torch.ones(total))
+    buckets = matrix.abs().argmax(1)
+    for layer in layers:
+        for start in range(0, layer.numel, dim):
+            block = buckets[layer.offset + start : layer.offset + min(start + dim, layer.numel)]
+            assert len(set(block.tolist())) == len(block)
+
+
+def test_coordinates_of_different_blocks_meet_as_often_as_chance():
+    layer = LoraLinear("layer", nn.Linear(40, 3, bias=False), (3, 40), 0)
+    meetings = 0
+    for seed in range(3000):
+        matrix = project("countsketch", [layer], 30, torch.eye(120)[[5, 77]], seed)
+        meetings += int(matrix[0].abs().argmax() == matrix[1].abs().argmax())
+    assert abs(meetings - 100) < 4 * 10

@@ -261,7 +261,7 @@ class GradientCapture:
             x, d = packed.unpacked(x), packed.unpacked(d)
         with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
             # Under autocast the linear saw x in the precision of its output.
-            rows = torch.bmm(d.float().transpose(1, 2), x.to(d.dtype).float())
+            rows = _outer_sums(d.float(), x.to(d.dtype).float())
         self._calls[linear.name] = self._calls.get(linear.name, 1) - 1
         if linear.name in self._partial:
             rows = self._partial.pop(linear.name)[1].add_(rows)
@@ -281,3 +281,14 @@ class GradientCapture:
             flat = rows.flatten(1)
             self._squared_norm += torch.linalg.vector_norm(flat, dim=1).double().square()
             self.projector.add(self._sketch, linear, flat)
+
+
+def _outer_sums(d: Tensor, x: Tensor) -> Tensor:
+    """``sum_t outer(d[b, t], x[b, t])`` [B, out, in] of d [B, T, out] and x [B, T, in].
+
+    The narrow side comes first: BLAS takes a product of few rows four times faster than one of few
+    columns.
+    """
+    if d.shape[2] > x.shape[2]:
+        return torch.bmm(x.transpose(1, 2), d).transpose(1, 2)
+    return torch.bmm(d.transpose(1, 2), x)

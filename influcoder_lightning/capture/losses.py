@@ -96,11 +96,16 @@ def observed_losses(logits: Tensor, labels: Tensor, index: Tensor | None = None)
     keep = labels[:, 1:] != IGNORE_INDEX
     losses = torch.full((len(labels),), float("nan"), device=logits.device)
     with torch.autocast(logits.device.type, enabled=False):
-        for i in range(len(labels)):
-            if keep[i].any():
-                if index is None:
-                    picked = logits[i, :-1][keep[i]].float()
-                else:
-                    picked = logits.flatten(0, 1)[index[i, :-1][keep[i]]].float()
-                losses[i] = functional.cross_entropy(picked, labels[i, 1:][keep[i]])
+        for i, places in enumerate(keep.cpu()):
+            kept = places.nonzero().flatten()
+            if not len(kept):
+                continue
+            first, last = int(kept[0]), int(kept[-1])
+            if index is not None:
+                picked = logits.flatten(0, 1)[index[i, :-1][keep[i]]]
+            elif last - first + 1 == len(kept):  # one stretch: no copy
+                picked = logits[i, first : last + 1]
+            else:
+                picked = logits[i, :-1][keep[i]]
+            losses[i] = functional.cross_entropy(picked.float(), labels[i, 1:][keep[i]])
     return losses

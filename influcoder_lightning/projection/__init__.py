@@ -32,6 +32,7 @@ class Projector(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1  # of what a seed means; sketches of two versions do not compare
     _registry: ClassVar[dict[str, type[Projector]]] = {}
     dim: int
 
