@@ -21,7 +21,7 @@ from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.store import schema
-from influcoder_lightning.store.folder import BASE, STATE, RunFolder, read_description
+from influcoder_lightning.store.folder import BASE, STATE, RunFolder, read_description, run_file
 from influcoder_lightning.store.merge import manifests
 from influcoder_lightning.store.reader import read_attributes
 from influcoder_lightning.store.segments import SEGMENTS
@@ -96,7 +96,8 @@ def rewind(
     Raises:
         StoreError: another configuration, or what the checkpoint needs is gone or damaged.
     """
-    folder, digests = run.folder, pointer["sha256"]
+    folder = run.folder
+    digests: list[str] = pointer["sha256"]
     found = read_description(folder)
     _refuse_differences(found, current)
     states = [
@@ -126,6 +127,23 @@ def rewind(
             shutil.rmtree(later)
     shutil.rmtree(folder / "adapters" / "final", ignore_errors=True)
     return description
+
+
+def refuse_pointer(folder: Path, pointer: Mapping[str, Any]) -> None:
+    """Raise ``StoreError`` unless ``pointer`` is what `save` returned for a run in ``folder``.
+
+    A checkpoint may come from anywhere: nothing is touched before this has been asked.
+    """
+    state, digests = pointer.get("state"), pointer.get("sha256")
+    sound = isinstance(state, str) and state.isascii() and state.isdigit()
+    sound = sound and isinstance(digests, list) and all(isinstance(d, str) for d in digests)
+    if not sound:
+        raise StoreError("the checkpoint does not hold what a valuation needs to go on.")
+    if not os.path.exists(run_file(folder)):
+        raise StoreError(
+            f"{folder} holds no run that could go on from this checkpoint. Pass the `dirpath` of "
+            "the interrupted run, or train without `ckpt_path`."
+        )
 
 
 def restore(

@@ -39,7 +39,7 @@ from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.recovery import TOWERS, finish
-from influcoder_lightning.resume import restore, rewind, save, tidy
+from influcoder_lightning.resume import refuse_pointer, restore, rewind, save, tidy
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
 
@@ -189,6 +189,8 @@ class Valuation:
     ) -> dict[str, Any]:
         if pointer is None:
             refuse_existing(self.folder, self.options.overwrite)
+        else:
+            refuse_pointer(self.folder, pointer)
         self._run = RunFolder(self.folder)
         try:
             if pointer is not None:

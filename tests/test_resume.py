@@ -230,3 +230,39 @@ def test_checkpoints_load_with_weights_only(tmp_path):
     fit(tmp_path)
     checkpoint = torch.load(last(tmp_path), weights_only=True)
     assert checkpoint["callbacks"]["InfluenceCallback"]["state"].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"state": "../../elsewhere"}, "does not hold what a valuation needs"),
+        ({"state": 7}, "does not hold what a valuation needs"),
+        ({"sha256": "x"}, "does not hold what a valuation needs"),
+        ({"sha256": ["x"]}, "damaged"),
+        ({"state": "99999999"}, "keep_states"),
+    ],
+)
+def test_a_checkpoint_from_anywhere(tmp_path, change, word):
+    """Its pointer is not believed: nothing is written or removed where it leads."""
+    assert fit(tmp_path, stop=7, killed=True) is None
+    checkpoint = torch.load(last(tmp_path), weights_only=True)
+    checkpoint["callbacks"]["InfluenceCallback"].update(change)
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    with pytest.raises(StoreError, match=word):
+        fit(tmp_path, ckpt=str(tmp_path / "changed.ckpt"))
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+
+
+def test_a_checkpoint_that_leads_to_another_folder(tmp_path):
+    assert fit(tmp_path / "a", stop=7, killed=True) is None
+    checkpoint = torch.load(last(tmp_path / "a"), weights_only=True)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    checkpoint["callbacks"]["InfluenceCallback"]["folder"] = str(victim)
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    callback = InfluenceCallback(sketch_dim=64, code_dim=8, query_dataloader=loader(QUERIES, 2))
+    run = trainer(tmp_path, [callback], max_epochs=2)
+    with pytest.raises(StoreError, match="holds no run that could go on"):
+        run.fit(FineTuning(tiny_peft()), stateful(), ckpt_path=str(tmp_path / "changed.ckpt"))
+    assert list(victim.iterdir()) == []

@@ -107,11 +107,19 @@ def test_co_training_gives_one_tower_for_all(tmp_path):
     np.testing.assert_allclose(codes, store.codes(), atol=1e-3)
 
 
-def test_a_resumed_run_of_two_processes(tmp_path):
-    reference = launch(tmp_path / "whole", "ddp", epochs=2, co_train=False, save=True)
-    launch(tmp_path / "cut", "ddp", epochs=1, co_train=False, save=True)
+def test_where_one_gives_up_all_do_and_the_training_goes_on(tmp_path):
+    with pytest.warns(UserWarning, match="is incomplete: .*(No space left|process 1 has given up)"):
+        store = launch(tmp_path, "ddp", epochs=2, co_train=False, on_error="warn", trouble=True)
+    assert (tmp_path / "done").read_text() == "4 steps"
+    assert set(store.records().step) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_resumed_run_of_two_processes(tmp_path, kind):
+    reference = launch(tmp_path / "whole", kind, epochs=2, co_train=False, save=True)
+    launch(tmp_path / "cut", kind, epochs=1, co_train=False, save=True)
     ckpt = str(next((tmp_path / "cut").glob("*.ckpt")))
-    store = launch(tmp_path / "cut", "ddp", epochs=2, co_train=False, save=True, ckpt=ckpt)
+    store = launch(tmp_path / "cut", kind, epochs=2, co_train=False, save=True, ckpt=ckpt)
     assert store.attributes["complete"]
     assert store.sample_ids.tolist() == reference.sample_ids.tolist()
     np.testing.assert_array_equal(store.sketches(), reference.sketches())

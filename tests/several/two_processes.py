@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 
 from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.recorder import Recorder
 
 
 class Sharded(FineTuning):
@@ -29,6 +30,18 @@ class Sharded(FineTuning):
         for layer in layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
+
+
+def fail_on_the_second_process() -> None:
+    """Its recorder cannot take rows from the second step on."""
+    add = Recorder.add
+
+    def trouble(self, rows, epoch, step, rate):
+        if self._processes.rank == 1 and step >= 1:
+            raise OSError("No space left on device")
+        add(self, rows, epoch, step, rate)
+
+    Recorder.add = trouble
 
 
 def main(folder: Path, kind: str, options: dict) -> None:
@@ -46,6 +59,9 @@ def main(folder: Path, kind: str, options: dict) -> None:
     settings = {"sketch_dim": 256, "code_dim": 8, "keep_sketches": True} | options
     if settings.pop("queries", True):
         settings["query_dataloader"] = loader(tokens(3, seed=52), 2)
+    if options.pop("trouble", False):
+        fail_on_the_second_process()
+        settings.pop("trouble")
     callback = InfluenceCallback(str(folder / "store"), **settings)
     callbacks = [callback, *([ModelCheckpoint(folder)] if save else [])]
     run = trainer(
@@ -57,6 +73,8 @@ def main(folder: Path, kind: str, options: dict) -> None:
         enable_checkpointing=save,
     )
     run.fit(module, loader(tokens(n_samples, seed=51), 4, shuffle=False), ckpt_path=ckpt)
+    if run.is_global_zero:
+        (folder / "done").write_text(f"{run.global_step} steps")
 
 
 if __name__ == "__main__":
