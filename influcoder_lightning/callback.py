@@ -301,16 +301,16 @@ class InfluenceCallback(Checkpointed):
             trainer.global_step, self._query_rows(trainer, pl_module, valuation)
         )
         warn_drift(drift, self.drift_warn)
-        seen, kept_out = valuation.totals
-        metrics = {"influcoder/rows_written": float(valuation.rows_written)}
+        counts = valuation.counts
+        metrics = {"influcoder/rows_written": float(counts["written"])}
         if drift is not None and drift == drift:
             metrics["influcoder/drift"] = drift
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
-        reasons = "".join(f"; {n} kept out: {reason}" for reason, n in kept_out.items())
+        reasons = "".join(f"; {n} kept out: {reason}" for reason, n in counts["kept_out"].items())
         message = (
-            f"influcoder: {valuation.rows_written} rows written for {seen} samples seen{reasons}. "
-            f"Store: {valuation.folder}"
+            f"influcoder: {counts['written']} rows written for {counts['seen']} samples "
+            f"seen{reasons}. Store: {valuation.folder}"
         )
         (rank_zero_warn if reasons else rank_zero_info)(message)
         self._release()

@@ -23,8 +23,8 @@ TOWERS = "encoder/gradient"
 
 def finish(
     folder: Path, description: Mapping[str, Any], *, complete: bool = True, note: str = ""
-) -> int:
-    """Merge what is sealed into ``influence.h5``; returns the number of rows.
+) -> dict[str, Any]:
+    """Merge what is sealed into ``influence.h5``; returns its counts, see `merge`.
 
     The caller holds the folder's lock. Rows that no tower version has encoded are encoded now, by
     the run's first version or, if it never came to one, by a tower fitted on these very rows.

@@ -196,7 +196,10 @@ def _adopt(
         if attributes["complete"]:
             parts = attributes["parts"]
             base.unlink(missing_ok=True)
-            os.link(store, base)
+            try:
+                os.link(store, base)
+            except OSError:  # a file system without links
+                shutil.copyfile(store, base)
     encoded = states[0]["recorder"]["n_versions"] > 0
     if not encoded or parts is None or any(n > m for n, m in zip(rows, parts, strict=True)):
         raise StoreError(

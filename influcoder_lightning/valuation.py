@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +120,17 @@ class Valuation:
         tower, self._cotraining = self._towers(projector.dim)
         description = self._described(projector, linears, config)
         self._description = self.processes.once(lambda: self._begin(description, pointer))
+        self.counts: dict[str, Any] = {}
+        try:
+            self._start(tower, pointer)
+        except BaseException:
+            self._leave()
+            raise
+        self.capture.attach(compiled=compiled)
+        self.observer.attach(compiled=compiled)
+
+    def _start(self, tower: GradientTower, pointer: Mapping[str, Any] | None) -> None:
+        options, folder = self.options, self.folder
         segments = SegmentWriter(
             folder,
             self.processes.rank,
@@ -138,8 +148,10 @@ class Valuation:
         self.restored: dict[str, Any] = {}
         if pointer is not None:
             self.restored = restore(folder, self.recorder, self.processes, pointer)
-        self.capture.attach(compiled=compiled)
-        self.observer.attach(compiled=compiled)
+
+    def _leave(self) -> None:
+        if self._run is not None:
+            self._run.release()
 
     def _towers(self, width: int) -> tuple[GradientTower, CoTraining | None]:
         options = self.options
@@ -293,6 +305,8 @@ class Valuation:
     def close(self, step: int, queries: RowBatch | None) -> float | None:
         """End the run, see `Recorder.close`; merges the segments, keeps the final adapter.
 
+        Afterwards ``counts`` says what became of all samples, see `merge`.
+
         Raises:
             CaptureError: rows written and samples seen differ.
             StoreError: a segment went missing or was damaged.
@@ -300,20 +314,20 @@ class Valuation:
         self.detach()
         self._save_adapter(END)
         drift = self.recorder.close(step, queries)
-        self.totals = _summed(self.processes.gather(self.recorder.segments.totals()))
-        self.rows_written = self.processes.once(self._finish)
+        self.processes.gather(None)  # every process has sealed its part
+        self.counts = self.processes.once(self._finish)
         return drift
 
-    def _finish(self) -> int:
+    def _finish(self) -> dict[str, Any]:
         assert self._run is not None
         if self._cotraining is not None:
             text_tower = self._cotraining.finish_text_tower()
             if text_tower is not None:
                 self._cotraining.save_text_tower(text_tower, self.folder / "encoder")
-        n_rows = finish(self.folder, self._description)
+        counts = finish(self.folder, self._description)
         tidy(self._run)
-        self._run.release()
-        return n_rows
+        self._leave()
+        return counts
 
     def abort(self, step: int, reason: str) -> None:
         """End early, keeping what was captured; never raises, since an error is under way."""
@@ -331,8 +345,7 @@ class Valuation:
                 "sealed is safe; opening the store merges it."
             )
         finally:
-            if self._run is not None:
-                self._run.release()
+            self._leave()
 
     def detach(self) -> None:
         """Remove every hook from the model."""
@@ -347,13 +360,6 @@ class Valuation:
                 f"part of the influence feature: {', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}."
             )
-
-
-def _summed(totals: list[tuple[int, dict[str, int]]]) -> tuple[int, dict[str, int]]:
-    kept_out: Counter[str] = Counter()
-    for _, reasons in totals:
-        kept_out.update(reasons)
-    return sum(seen for seen, _ in totals), dict(kept_out)
 
 
 def library_versions() -> dict[str, str]:

@@ -51,8 +51,10 @@ def merge(
     *,
     complete: bool,
     note: str = "",
-) -> int:
-    """Write ``influence.h5`` from everything that is sealed; returns the number of its rows.
+) -> dict[str, Any]:
+    """Write ``influence.h5`` from everything that is sealed; returns its counts.
+
+    They are ``seen`` and ``kept_out`` (by reason), in samples, and ``written``, in rows.
 
     Rows come process by process, each in the order of its training.
 
@@ -84,10 +86,11 @@ def merge(
         if n_rows != expected:
             raise StoreError(f"{target}: {n_rows} rows merged, but {expected} were sealed.")
         seen, kept_out = _totals(parts, description)
-        writer.set_attribute("counts", {"seen": seen, "kept_out": kept_out, "written": n_rows})
+        counts = {"seen": seen, "kept_out": kept_out, "written": n_rows}
+        writer.set_attribute("counts", counts)
         writer.set_attribute("parts", merging.parts)
         writer.close(complete, note)
-    return n_rows
+    return counts
 
 
 @contextmanager

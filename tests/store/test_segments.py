@@ -179,7 +179,8 @@ def test_parts_of_several_processes_come_in_order(tmp_path):
             window(segments)
         put(segments, [10 * rank + 1, 10 * rank + 2], step=rank)
         segments.seal()
-    assert finish(tmp_path, read_description(tmp_path)) == 6
+    counts = finish(tmp_path, read_description(tmp_path))
+    assert counts == {"seen": 6, "kept_out": {}, "written": 6}
     run.release()
     store = InfluenceStore(tmp_path)
     assert store.sample_ids.tolist() == [1, 2, 11, 12, 21, 22]
