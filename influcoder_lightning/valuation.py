@@ -316,6 +316,7 @@ class Valuation:
         drift = self.recorder.close(step, queries)
         self.processes.gather(None)  # every process has sealed its part
         self.counts = self.processes.once(self._finish)
+        self.processes.gather(None)  # nobody leaves the group while others still listen
         return drift
 
     def _finish(self) -> dict[str, Any]:
