@@ -43,7 +43,7 @@ def save(
     folder: Path,
     recorder: Recorder,
     processes: Processes,
-    generation: str,
+    description: Mapping[str, Any],
     extra: Mapping[str, Any],
     keep: int,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def save(
         folder: of the store.
         recorder: of this process.
         processes: of the run; all of them call this.
-        generation: of the segments.
+        description: of the run.
         extra: further JSON values to get back.
         keep: states that stay, the newest ones.
     """
@@ -61,12 +61,14 @@ def save(
     name = processes.broadcast(f"{int(names[-1]) + 1 if names else 0:08d}")
     values, tensors = recorder.state()
     seen, kept_out = recorder.segments.totals()
+    before = description["base_rows"]
     values = {
         "recorder": values,
-        "generation": generation,
+        "generation": description["generation"],
         "n_segments": len(recorder.segments.manifest.segments),
-        "n_rows": recorder.segments.n_rows,
+        "n_rows": recorder.segments.n_rows + (before[processes.rank] if before else 0),
         "counts": {"seen": seen, "kept_out": kept_out},
+        "base_counts": description.get("base_counts") if processes.first else None,
         "extra": dict(extra),
     }
     weights = None
@@ -206,9 +208,11 @@ def _adopt(
             f"{folder} no longer holds the rows that were captured before this checkpoint. Resume "
             "from a newer one, or start again in another folder."
         )
-    kept_out: Counter[str] = Counter()
+    seen, kept_out = 0, Counter[str]()
     for state in states:
-        kept_out.update(state["counts"]["kept_out"])
+        for counts in filter(None, (state["counts"], state["base_counts"])):
+            seen += counts["seen"]
+            kept_out.update(counts["kept_out"])
     return {
         **found,
         "generation": uuid4().hex,
@@ -216,10 +220,7 @@ def _adopt(
         "base_parts": parts,
         "base_windows": len(states[0]["recorder"]["windows"]),
         "base_queries": states[0]["recorder"]["n_queries"],
-        "base_counts": {
-            "seen": sum(state["counts"]["seen"] for state in states),
-            "kept_out": dict(kept_out),
-        },
+        "base_counts": {"seen": seen, "kept_out": dict(kept_out)},
     }
 
 

@@ -297,7 +297,7 @@ class Valuation:
             self.folder,
             self.recorder,
             self.processes,
-            self._description["generation"],
+            self._description,
             extra,
             self.options.keep_states,
         )

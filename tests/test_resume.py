@@ -113,15 +113,20 @@ MODES = {
 }
 
 
+def early(monkeypatch):
+    """A first tower version after eight rows, and a new one in every window."""
+    monkeypatch.setattr(cotraining, "FIT_ROWS", 8)
+    monkeypatch.setattr(cotraining, "RELEARN_GAIN", -1.0)
+    monkeypatch.setattr("influcoder_lightning.valuation.BUFFER_BYTES", 1)
+
+
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "exception"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stop", [5, 7, 9])
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, monkeypatch, mode, stop, killed):
     options = dict(MODES[mode])
     if options.pop("early", False):
-        monkeypatch.setattr(cotraining, "FIT_ROWS", 8)
-        monkeypatch.setattr(cotraining, "RELEARN_GAIN", -1.0)
-        monkeypatch.setattr("influcoder_lightning.valuation.BUFFER_BYTES", 1)
+        early(monkeypatch)
     if stop == 7:
         options["save_every"] = None  # between the epochs
     reference = fit(tmp_path / "whole", **options)
@@ -144,15 +149,26 @@ def test_a_finished_run_can_be_extended(tmp_path):
         assert_same(store, reference)
 
 
-def test_an_older_checkpoint_of_a_finished_run(tmp_path):
-    """Rows come from the merged store, cut where the checkpoint was."""
-    reference = fit(tmp_path, co_train=False)
-    older = str(next((tmp_path / "ckpt").glob("*step=4.ckpt")))
-    assert_same(fit(tmp_path, ckpt=older, co_train=False), reference)
-    older = str(next((tmp_path / "ckpt").glob("*step=4.ckpt")))
-    assert fit(tmp_path, ckpt=older, stop=7, killed=True, co_train=False) is None
-    older = str(next((tmp_path / "ckpt").glob("*step=4.ckpt")))
-    assert_same(fit(tmp_path, ckpt=older, co_train=False), reference)
+@pytest.mark.parametrize("mode", ["projected", "early versions"])
+def test_an_older_checkpoint_of_a_finished_run(tmp_path, monkeypatch, mode):
+    """Rows come from the merged store, cut where the checkpoint was; again and again."""
+
+    def newest(step):
+        paths = (tmp_path / "ckpt").glob(f"*step={step}*.ckpt")
+        return str(max(paths, key=lambda path: path.stat().st_mtime))
+
+    options = MODES[mode] | {"keep_states": 99}
+    if options.pop("early", False):
+        early(monkeypatch)
+    reference = fit(tmp_path, **options)
+    first = newest(4)
+    assert_same(fit(tmp_path, ckpt=first, **options), reference)
+    assert fit(tmp_path, ckpt=first, stop=7, killed=True, **options) is None
+    assert_same(fit(tmp_path, ckpt=first, **options), reference)
+    # This checkpoint was saved while the first rows came from a merged store.
+    assert_same(fit(tmp_path, ckpt=newest(8), **options), reference)
+    assert fit(tmp_path, ckpt=newest(8), stop=11, killed=True, **options) is None
+    assert_same(fit(tmp_path, ckpt=newest(8), **options), reference)
 
 
 def test_the_text_tower_goes_on(tmp_path, sentence_encoder):
