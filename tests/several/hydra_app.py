@@ -6,6 +6,7 @@ another output folder.
 
 from __future__ import annotations
 
+import atexit
 import sys
 from pathlib import Path
 
@@ -19,6 +20,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceCallback
+
+
+@atexit.register
+def leave() -> None:
+    """Lightning leaves a gloo group to the interpreter's exit, which it sometimes aborts."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="app")

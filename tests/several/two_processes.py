@@ -1,10 +1,11 @@
-"""A user's training script, launched as such: ``python two_processes.py FOLDER KIND [CHECKPOINT]``.
+"""A user's training script, launched as such: ``python two_processes.py FOLDER KIND [OPTIONS]``.
 
 Lightning starts the second process itself, by running this script once more.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ from torch.distributed.fsdp import fully_shard
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.recorder import Recorder
+
+
+@atexit.register
+def leave() -> None:
+    """Lightning leaves a gloo group to the interpreter's exit, which it sometimes aborts."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Sharded(FineTuning):
