@@ -125,7 +125,8 @@ def test_a_disk_that_fills_up_later(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_full_disk_while_merging(tmp_path, monkeypatch):
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting rows", "encoded rows"])
+def test_a_full_disk_while_merging(tmp_path, monkeypatch, waiting):
     """The store is not there, but every row is: opening it later merges."""
 
     def full(*_, **__):
@@ -133,8 +134,8 @@ def test_a_full_disk_while_merging(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("influcoder_lightning.store.writer.StoreWriter.append", full)
-        with pytest.raises(OSError, match="No space left"):
-            fit(tmp_path / "s")
+        with pytest.raises(StoreError, match=r"could not be written \(.*No space left.* is safe"):
+            fit(tmp_path / "s", co_train=waiting)
     assert not (tmp_path / "s" / "influence.h5").exists()
     assert opened(tmp_path / "s")[0].sample_ids.tolist() == list(range(40))
 

@@ -208,7 +208,13 @@ class _Merging:
     def _append(self, table: str, entries: dict[str, np.ndarray]) -> None:
         parts = {k: entries.pop(k) for k in schema.FEATURE_DTYPES if k in entries}
         ids = entries.pop("sample_id").tolist()
-        self._writer.append(table, ids, entries, FeatureBlock(**parts))
+        try:
+            self._writer.append(table, ids, entries, FeatureBlock(**parts))
+        except OSError as error:  # not the segment's fault, see `opened`
+            raise StoreError(
+                f"{schema.FILE_NAME} could not be written ({error}). Every sealed row is safe in "
+                "its segment: make room and open the store, which merges them."
+            ) from error
 
 
 def _joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
