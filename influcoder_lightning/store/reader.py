@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
-from influcoder_lightning.errors import InfluCoderError, StoreError
-from influcoder_lightning.store import schema
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import reading, schema
 from influcoder_lightning.store.folder import run_file
-from influcoder_lightning.store.layout import check_layout
 
 if TYPE_CHECKING:
     from influcoder_lightning.encoder.gradient_tower import GradientTower
@@ -45,8 +42,8 @@ class InfluenceStore:
         self.folder = self.path.parent
         if not self.path.is_file():
             self._recover()
-        with self._open() as file:
-            self._validate(file)
+        with reading.opened_store(self.path) as file:
+            reading.check_store(file, self.path)
             self.attributes = {k: _decode(v) for k, v in file.attrs.items()}
         if not self.attributes["complete"]:
             warnings.warn(
@@ -67,7 +64,7 @@ class InfluenceStore:
     @cached_property
     def n_rows(self) -> int:
         """Number of rows (one per sample and captured step)."""
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             return int(file["rows/step"].shape[0])
 
     @cached_property
@@ -84,14 +81,14 @@ class InfluenceStore:
     @cached_property
     def windows(self) -> pd.DataFrame:
         """One row per window: window, epoch, start_step, end_step, tower_version, drift, n_rows."""
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             columns = {name: file["windows"][name][:] for name in schema.WINDOW_COLUMNS}
         return pd.DataFrame(columns)
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Order and shape of the captured layers in the flattened gradient."""
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             group = file["layers"]
             columns = {name: group[name][:] for name in ("out_features", "in_features", "offset")}
             return pd.DataFrame({"name": group["name"].asstr()[:], **columns})
@@ -100,7 +97,38 @@ class InfluenceStore:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
         token], learning_rate, tower_version, grad_norm (of the sample's own mean loss), code_length
         (how much of the unit sketch the code space holds; stores of the first release lack it)."""
-        return self._table("rows", schema.ROW_COLUMNS)
+        return self._table("rows")
+
+    def column_names(self) -> list[str]:
+        """Names that `column` and `blocks` know: those of `records` but the ids, code, sketch."""
+        with reading.opened_store(self.path) as file:
+            return reading.column_names(file["rows"])
+
+    def column(self, name: str) -> np.ndarray:
+        """[N] one column of `records`, or [N, ...] of the codes or sketches; nothing else is read.
+
+        Raises:
+            StoreError: the store has no such column.
+        """
+        with reading.opened_store(self.path) as file:
+            return reading.read_column(file["rows"], name)
+
+    def blocks(
+        self, names: Sequence[str], block_rows: int
+    ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Stretches of rows in store order, each with its columns [b, ...] by name.
+
+        Memory does not grow with the store: the arrays are views that the next block overwrites.
+
+        Args:
+            names: as for `column`.
+            block_rows: rows at a time, at most; from 1.
+
+        Raises:
+            StoreError: the store has no such column.
+        """
+        with reading.opened_store(self.path) as file:
+            yield from reading.read_blocks(file["rows"], names, block_rows)
 
     def codes(self, rows: slice | None = None) -> np.ndarray:
         """[n, d] float16 L2-normalised codes of all rows, or of a slice of them."""
@@ -121,7 +149,7 @@ class InfluenceStore:
             window: those taken at the start of this window; None: of the last window.
             end: instead, those taken at the end of fit (in the last window's code space).
         """
-        return self._feature("queries", "code", None)[self._take(window, end)]
+        return self._of_queries("code", self._take(window, end))
 
     def query_sketches(self, window: int | None = None, end: bool = False) -> np.ndarray:
         """[M, D] float32, as `query_codes`.
@@ -129,7 +157,7 @@ class InfluenceStore:
         Raises:
             StoreError: sketches were not kept.
         """
-        return self._feature("queries", "sketch", None)[self._take(window, end)]
+        return self._of_queries("sketch", self._take(window, end))
 
     def query_records(self, window: int | None = None, end: bool = False) -> pd.DataFrame:
         """[M] columns of one take: sample_id, query, window, n_tokens, loss, grad_norm, ..."""
@@ -137,7 +165,7 @@ class InfluenceStore:
 
     def query_texts(self) -> list[dict[str, str]] | None:
         """``{"prompt", "response"}`` of each query, or None where the run had no text."""
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             texts = [json.loads(text) for text in file["query_text"].asstr()[:]]
         return texts if len(texts) == len(self.query_ids) and texts else None
 
@@ -202,7 +230,7 @@ class InfluenceStore:
 
     @cached_property
     def _queries(self) -> pd.DataFrame:
-        table = self._table("queries", schema.QUERY_COLUMNS)
+        table = self._table("queries")
         if table.duplicated(["query", "window", "at_end"]).any():
             raise StoreError(f"{self.path} is damaged: a query occurs twice in one take.")
         return table
@@ -227,70 +255,33 @@ class InfluenceStore:
             )
         return rows
 
-    def _table(self, name: str, columns: dict[str, str]) -> pd.DataFrame:
-        with self._open() as file:
-            group = file[name]
-            values = {column: group[column][:] for column in columns}
-            feature = group[f"features/{schema.GRADIENT}"]
-            values["grad_norm"] = feature["norm"][:]
-            if "length" in feature:
-                values["code_length"] = feature["length"][:]
+    def _table(self, name: str) -> pd.DataFrame:
+        with reading.opened_store(self.path) as file:
+            table = file[name]
+            names = [n for n in reading.column_names(table) if n not in ("code", "sketch")]
+            values = {n: reading.read_column(table, n) for n in names}
         return pd.DataFrame({"sample_id": self._ids(name), **values})
 
     def _ids(self, table: str) -> np.ndarray:
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             group = file[table]
             if "sample_id" not in group:
                 return np.empty(0, dtype=np.int64)
             return schema.decode_ids(group["sample_id"])
 
+    def _of_queries(self, kind: str, chosen: np.ndarray) -> np.ndarray:
+        # A take lies together: reading all takes for each window would take their square.
+        first, last = int(chosen.min()), int(chosen.max())
+        return self._feature("queries", kind, slice(first, last + 1))[chosen - first]
+
     def _feature(self, table: str, kind: str, rows: slice | None) -> np.ndarray:
-        with self._open() as file:
+        with reading.opened_store(self.path) as file:
             group = file[f"{table}/features/{schema.GRADIENT}"]
             if kind not in group:
                 raise StoreError(
                     f"{self.path} keeps no sketches: run again with `keep_sketches=True`."
                 )
             return np.asarray(group[kind][rows if rows is not None else slice(None)])
-
-    def _validate(self, file: h5py.File) -> None:
-        if not _is_scalar(file.attrs.get("format"), schema.FORMAT):
-            raise StoreError(f"{self.path} is an HDF5 file, but no influence store.")
-        version = file.attrs.get("schema_version")
-        if not _is_scalar(version, schema.SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.path} has schema version {version!s:.60}; this release reads "
-                f"{schema.SCHEMA_VERSION}. Open it with the release that wrote it."
-            )
-        check_layout(file, self.path)
-        if not isinstance(file.attrs.get("complete"), np.bool_ | bool):
-            raise StoreError(f"{self.path} is damaged: it does not say whether it is complete.")
-
-    @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        try:
-            file = h5py.File(self.path, "r")
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{self.path} is being written by another process; read it when the run is over."
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"{self.path} is no readable HDF5 file (truncated, damaged, or something else): "
-                f"{error}"
-            ) from error
-        with file:
-            try:
-                yield file
-            except InfluCoderError:
-                raise
-            except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                # What h5py and json raise about values that cannot be what they are said to be.
-                reason = str(error) or type(error).__name__
-                raise StoreError(
-                    f"{self.path} is damaged: {reason:.300}. Restore the file, or value the pool "
-                    "again."
-                ) from error
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -300,10 +291,6 @@ def read_attributes(path: Path) -> dict[str, Any]:
         StoreError: as for `InfluenceStore`.
     """
     return InfluenceStore(path).attributes
-
-
-def _is_scalar(value: Any, expected: Any) -> bool:
-    return np.ndim(value) == 0 and bool(value == expected)
 
 
 def _decode(value: Any) -> Any:

@@ -1,0 +1,123 @@
+"""Opens a store file, and reads columns by the names that `InfluenceStore.records` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from influcoder_lightning.errors import InfluCoderError, StoreError
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.layout import check_layout
+
+_FEATURE_NAMES = {
+    "code": "code",
+    "sketch": "sketch",
+    "grad_norm": "norm",
+    "code_length": "length",
+}
+
+
+@contextmanager
+def opened_store(path: Path) -> Iterator[h5py.File]:
+    """The file, to be read; what goes wrong while it is open is an error about the store.
+
+    Raises:
+        StoreError: it is no HDF5 file, is being written, or its values are damaged.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise StoreError(
+            f"{path} is being written by another process; read it when the run is over."
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} is no readable HDF5 file (truncated, damaged, or something else): {error}"
+        ) from error
+    with file:
+        try:
+            yield file
+        except InfluCoderError:
+            raise
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # What h5py and json raise about values that cannot be what they are said to be.
+            reason = str(error) or type(error).__name__
+            raise StoreError(
+                f"{path} is damaged: {reason:.300}. Restore the file, or value the pool again."
+            ) from error
+
+
+def check_store(file: h5py.File, path: Path) -> None:
+    """Raise ``StoreError`` unless it is a store of this schema with everything in its place."""
+    if not _is_scalar(file.attrs.get("format"), schema.FORMAT):
+        raise StoreError(f"{path} is an HDF5 file, but no influence store.")
+    version = file.attrs.get("schema_version")
+    if not _is_scalar(version, schema.SCHEMA_VERSION):
+        raise StoreError(
+            f"{path} has schema version {version!s:.60}; this release reads "
+            f"{schema.SCHEMA_VERSION}. Open it with the release that wrote it."
+        )
+    check_layout(file, path)
+    if not isinstance(file.attrs.get("complete"), np.bool_ | bool):
+        raise StoreError(f"{path} is damaged: it does not say whether it is complete.")
+
+
+def column_names(table: h5py.Group) -> list[str]:
+    """Names of the numeric columns that a table has."""
+    names = [*schema.TABLES[table.name.strip("/")], *_FEATURE_NAMES]
+    return [name for name in names if _place(name) in table]
+
+
+def read_column(table: h5py.Group, name: str) -> np.ndarray:
+    """A whole column [N, ...].
+
+    Raises:
+        StoreError: there is none of that name.
+    """
+    return np.asarray(_columns(table, [name])[name][:])
+
+
+def read_blocks(
+    table: h5py.Group, names: Sequence[str], block_rows: int
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Stretches of at most ``block_rows`` entries in order, each with its columns [b, ...].
+
+    The arrays are views of memory that the next block overwrites.
+
+    Raises:
+        StoreError: there is no column of one of the names.
+    """
+    data = _columns(table, names)
+    n_rows = min(map(len, data.values()))
+    room = {
+        name: np.empty((min(block_rows, n_rows), *dataset.shape[1:]), dataset.dtype)
+        for name, dataset in data.items()
+    }
+    for start in range(0, n_rows, block_rows):
+        stop = min(start + block_rows, n_rows)
+        for name, dataset in data.items():
+            dataset.read_direct(room[name], np.s_[start:stop], np.s_[: stop - start])
+        yield slice(start, stop), {name: values[: stop - start] for name, values in room.items()}
+
+
+def _columns(table: h5py.Group, names: Sequence[str]) -> dict[str, h5py.Dataset]:
+    known = column_names(table)
+    if missing := sorted(set(names) - set(known)):
+        raise StoreError(
+            f"the {table.name.strip('/')} of {table.file.filename} have no column "
+            f"{', '.join(missing)}; they have {', '.join(known)}."
+        )
+    return {name: table[_place(name)] for name in names}
+
+
+def _place(name: str) -> str:
+    return schema.feature(_FEATURE_NAMES[name]) if name in _FEATURE_NAMES else name
+
+
+def _is_scalar(value: Any, expected: Any) -> bool:
+    return np.ndim(value) == 0 and bool(value == expected)
