@@ -16,6 +16,12 @@ from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
 @register("cosine")
-def cosine(request: Request, *, block_rows: int = 8192) -> Ranking:
-    """Mean cosine with the queries; `block_rows` bounds the memory."""
-    return rank_by_cosines(request, None, mean_over_rows=True, block_rows=block_rows)
+def cosine(request: Request, *, per_query: bool | None = None, block_rows: int = 8192) -> Ranking:
+    """Mean cosine with the queries.
+
+    Args:
+        request: what was asked.
+        per_query: keep `Ranking.per_query`; None: where it takes at most 256 MiB.
+        block_rows: rows worked on at a time; bounds the memory.
+    """
+    return rank_by_cosines(request, mean_over_rows=True, per_query=per_query, block_rows=block_rows)

@@ -8,8 +8,6 @@ Alignment", arXiv 2402.04833.
 
 from __future__ import annotations
 
-import numpy as np
-
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import register
@@ -21,5 +19,5 @@ def length(request: Request) -> Ranking:
     """Number of response tokens, larger first."""
     store = request.require_store()
     samples = SampleRows(store.sample_ids)
-    tokens = store.records()["n_tokens"].to_numpy(dtype=np.float64)
+    tokens = store.column("n_tokens")
     return Ranking(samples.sample_ids, samples.mean(tokens), metadata={"n_rows": len(tokens)})

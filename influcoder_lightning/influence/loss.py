@@ -26,7 +26,7 @@ def loss(request: Request) -> Ranking:
     """
     store = request.require_store()
     samples = SampleRows(store.sample_ids)
-    values = store.records()["loss"].to_numpy(dtype=np.float64)
+    values = store.column("loss").astype(np.float64)
     known = ~np.isnan(values)
     if not known.any():
         raise RankingError(

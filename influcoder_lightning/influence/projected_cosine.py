@@ -10,10 +10,6 @@ length 1, which inflates the cosines of samples the code space hardly knows: see
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import register
@@ -22,29 +18,24 @@ from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
 @register("projected_cosine")
-def projected_cosine(request: Request, *, block_rows: int = 8192) -> Ranking:
-    """Mean inner product of unit gradients within the code space.
+def projected_cosine(
+    request: Request, *, per_query: bool | None = None, block_rows: int = 8192
+) -> Ranking:
+    """Mean inner product of unit gradients within the code space; options as for `cosine`.
 
     Raises:
         RankingError: the store was written by a release that did not keep the lengths.
     """
-    store = request.require_store()
-    positions = request.query_positions()
-    factors = _lengths(store.records())
-    lengths: dict[int, NDArray[np.float32]] = {}
-
-    def weights(rows: NDArray[np.int64], window: int) -> NDArray[np.float32]:
-        if window not in lengths:
-            lengths[window] = _lengths(store.query_records(window))[positions]
-        return factors[rows, None] * lengths[window]
-
-    return rank_by_cosines(request, weights, mean_over_rows=True, block_rows=block_rows)
-
-
-def _lengths(records: pd.DataFrame) -> NDArray[np.float32]:
-    if "code_length" not in records:
+    if "code_length" not in request.require_store().column_names():
         raise RankingError(
             "method 'projected_cosine' needs the lengths of the codes, which this store does not "
             "have; value again, or use 'cosine'"
         )
-    return records["code_length"].to_numpy(dtype=np.float32)
+    return rank_by_cosines(
+        request,
+        row_factors=["code_length"],
+        query_factors=["code_length"],
+        mean_over_rows=True,
+        per_query=per_query,
+        block_rows=block_rows,
+    )

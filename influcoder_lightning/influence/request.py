@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,12 +45,21 @@ class StoreReader(Protocol):
         """Ids of the queries [M]."""
         ...
 
-    def records(self) -> pd.DataFrame:
-        """One line per row [R]: window, n_tokens, loss, grad_norm, learning_rate, ..."""
+    def column_names(self) -> list[str]:
+        """Columns of the rows: window, n_tokens, loss, grad_norm, learning_rate, code, ..."""
         ...
 
-    def codes(self, rows: slice | None = None) -> NDArray[np.float16]:
-        """L2-normalised codes [n, d] of a slice of the rows."""
+    def column(self, name: str) -> NDArray[Any]:
+        """One column of all rows [R]."""
+        ...
+
+    def blocks(
+        self, names: Sequence[str], block_rows: int
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Stretches of at most `block_rows` rows in order, each with some columns [b, ...].
+
+        The arrays are overwritten by the next block.
+        """
         ...
 
     def query_codes(self, window: int | None = None, end: bool = False) -> NDArray[np.float16]:

@@ -1,8 +1,13 @@
-"""Blocks of row-by-query cosines, and their sums over the rows of a sample."""
+"""Cosines of rows with queries, block by block, and their sums over the rows of a sample.
+
+The mean over queries of (weighted) cosines is one inner product, with the mean of the (weighted)
+unit codes of the queries; so what each query says of each sample is computed only where it is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +18,7 @@ from influcoder_lightning.influence.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request
 
-# Row numbers [b] of one window, and that window -> factor of each (row, query) [b, M].
-Weights = Callable[[NDArray[np.int64], int], NDArray[np.float32]]
-
+PER_QUERY_BYTES = 2**28  # up to here `Ranking.per_query` is kept without being asked for
 _KEPT_WINDOWS = 4
 
 
@@ -28,33 +31,64 @@ def unit_rows(codes: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.fl
 
 
 class WindowQueries:
-    """Unit codes [M, d] of the chosen queries at the start of a window; the last few are kept."""
-
-    def __init__(self, request: Request, positions: NDArray[np.int64]) -> None:
-        self._request = request
-        self._positions = positions
-        self._kept: dict[int, NDArray[np.float32]] = {}
-
-    def __call__(self, window: int) -> NDArray[np.float32]:
-        """Unit codes float32 [M, d] of one window."""
-        if window not in self._kept:
-            while len(self._kept) >= _KEPT_WINDOWS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[window] = unit_rows(self._request.query_features(window, self._positions))
-        return self._kept[window]
-
-
-def rank_by_cosines(
-    request: Request, weights: Weights | None, *, mean_over_rows: bool, block_rows: int
-) -> Ranking:
-    """Rank by (weighted) cosines of each row with the queries of the row's own window.
-
-    Memory beyond the result [N, M] in float32 is `block_rows` x (d + M) numbers.
+    """Unit codes of the chosen queries at the start of a window, weighted.
 
     Args:
         request: what was asked.
-        weights: factor for each (row, query), or None for 1.
+        positions: of the queries, int64 [M].
+        factors: columns of the queries whose product weighs them.
+    """
+
+    def __init__(
+        self, request: Request, positions: NDArray[np.int64], factors: Sequence[str]
+    ) -> None:
+        self._request, self._positions, self._factors = request, positions, factors
+        self._kept: dict[int, NDArray[np.float32]] = {}
+        self._means: dict[int, NDArray[np.float32]] = {}
+
+    def each(self, window: int) -> NDArray[np.float32]:
+        """float32 [M, d]; those of the last few windows stay in memory."""
+        if window not in self._kept:
+            while len(self._kept) >= _KEPT_WINDOWS:
+                self._kept.pop(next(iter(self._kept)))
+            codes = unit_rows(self._request.query_features(window, self._positions))
+            if self._factors:
+                records = self._request.require_store().query_records(window)
+                for name in self._factors:
+                    column = records[name].to_numpy(dtype=np.float32)
+                    codes *= column[self._positions, None]
+            self._kept[window] = codes
+        return self._kept[window]
+
+    def mean(self, window: int) -> NDArray[np.float32]:
+        """Mean over the queries, float32 [d]."""
+        if window not in self._means:
+            mean = self.each(window).mean(axis=0, dtype=np.float64)
+            self._means[window] = mean.astype(np.float32)
+        return self._means[window]
+
+
+def rank_by_cosines(
+    request: Request,
+    *,
+    row_factors: Sequence[str] = (),
+    query_factors: Sequence[str] = (),
+    mean_over_rows: bool,
+    per_query: bool | None,
+    block_rows: int,
+) -> Ranking:
+    """Rank by (weighted) cosines of each row with the queries of the row's own window.
+
+    Memory for R rows of N samples with integer ids: about 50 bytes x (R + N) and `block_rows` x d
+    x 6 bytes; with `per_query` also N x M x 4 bytes and `block_rows` x M x 4.
+
+    Args:
+        request: what was asked.
+        row_factors: columns of the rows whose product weighs them.
+        query_factors: columns of the queries whose product weighs them.
         mean_over_rows: mean over the rows of a sample, else their sum.
+        per_query: keep the scores of each query, float32 [M, N]; None: if they take no more than
+            `PER_QUERY_BYTES`. The scores are the same to the last bit.
         block_rows: rows worked on at a time.
 
     Raises:
@@ -64,35 +98,89 @@ def rank_by_cosines(
         raise RankingError(f"block_rows={block_rows} must be at least 1")
     store = request.require_store()
     positions = request.query_positions()
-    row_ids = store.sample_ids
-    samples = SampleRows(row_ids)
-    windows = store.records()["window"].to_numpy()
-    queries = WindowQueries(request, positions)
-    total = np.zeros((len(samples), len(positions)), dtype=np.float32)
-    for start in range(0, len(row_ids), block_rows):
-        block = slice(start, min(start + block_rows, len(row_ids)))
-        codes = unit_rows(store.codes(block))
-        values = np.empty((len(codes), len(positions)), dtype=np.float32)
-        for window in np.unique(windows[block]).tolist():
-            inside = np.flatnonzero(windows[block] == window)
-            cosines = codes[inside] @ queries(window).T
-            values[inside] = (
-                cosines if weights is None else cosines * weights(inside + start, window)
-            )
-        samples.add(total, block, values)
-    if mean_over_rows:
-        total /= samples.counts[:, None].astype(np.float32)
-    scores = total.mean(axis=1, dtype=np.float64)
+    n_rows = len(store.sample_ids)
+    queries = WindowQueries(request, positions, query_factors)
+    ids, scores, matrix = _summed(
+        request, queries, len(positions), row_factors, mean_over_rows, per_query, block_rows
+    )
     if not np.isfinite(scores).all():
-        bad = samples.sample_ids[~np.isfinite(scores)].tolist()
+        bad = ids[~np.isfinite(scores)].tolist()
         raise RankingError(
             f"{len(bad)} samples get a score that is not finite: {first_few(bad)}; their codes or "
             "gradient norms in the store are not finite, look for overflow in that training"
         )
     return Ranking(
-        sample_ids=samples.sample_ids,
+        sample_ids=ids,
         scores=scores,
-        per_query=total.T,
+        per_query=None if matrix is None else matrix.T,
         query_ids=store.query_ids[positions],
-        metadata={"n_rows": len(row_ids), "n_queries": len(positions)},
+        metadata={
+            "n_rows": n_rows,
+            "n_queries": len(positions),
+            "per_query_kept": matrix is not None,
+        },
     )
+
+
+def _summed(
+    request: Request,
+    queries: WindowQueries,
+    n_queries: int,
+    row_factors: Sequence[str],
+    mean_over_rows: bool,
+    per_query: bool | None,
+    block_rows: int,
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float32] | None]:
+    """Sample ids [N], scores [N] and, where kept, the scores of each query [N, M]."""
+    store = request.require_store()
+    samples = SampleRows(store.sample_ids)
+    if per_query is None:
+        per_query = 4 * len(samples) * n_queries <= PER_QUERY_BYTES
+    matrix = np.zeros((len(samples), n_queries), dtype=np.float32) if per_query else None
+    total = np.zeros(len(samples))
+    wide = np.empty((0, 0), dtype=np.float32)
+    for block, columns in store.blocks(["code", "window", *row_factors], block_rows):
+        codes = columns["code"]
+        if wide.size < codes.size:  # made once: fresh memory for every block costs time
+            wide = np.empty(codes.shape, dtype=np.float32)
+        wide = wide[: len(codes)]
+        np.copyto(wide, codes)
+        # Half precision may hold inf and NaN; they end in a score that is reported.
+        with np.errstate(invalid="ignore", over="ignore"):
+            factors = _inverse_norms(wide)
+            for name in row_factors:
+                factors *= columns[name]
+            scores = np.empty(len(codes))
+            each = None if matrix is None else np.empty((len(codes), n_queries), np.float32)
+            for window, inside in _by_window(columns["window"]):
+                some = wide[inside]
+                scores[inside] = some @ queries.mean(window)
+                if each is not None:
+                    each[inside] = some @ queries.each(window).T
+            np.add.at(total, samples.index[block], scores * factors)
+            if matrix is not None and each is not None:
+                each *= factors[:, None].astype(np.float32)
+                samples.add(matrix, block, each)
+    if mean_over_rows:
+        total /= samples.counts
+        if matrix is not None:
+            matrix /= samples.counts[:, None].astype(np.float32)
+    return samples.sample_ids, total, matrix
+
+
+def _inverse_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """One over the norm of each row [n, d], float64 [n]; 0 for a zero row."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows), dtype=np.float64)
+    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def _by_window(windows: NDArray[Any]) -> Iterator[tuple[int, Any]]:
+    """Each window of a block, and which rows are in it: a slice (no copy) where it is the only one.
+
+    Rows come in the order of training, so most blocks have one window.
+    """
+    if (windows == windows[0]).all():
+        yield int(windows[0]), slice(None)
+        return
+    for window in np.unique(windows).tolist():
+        yield window, np.flatnonzero(windows == window)

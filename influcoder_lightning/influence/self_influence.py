@@ -26,7 +26,7 @@ def self_influence(request: Request) -> Ranking:
     """
     store = request.require_store()
     samples = SampleRows(store.sample_ids)
-    norms = store.records()["grad_norm"].to_numpy(dtype=np.float64)
+    norms = store.column("grad_norm").astype(np.float64)
     if not np.isfinite(norms).all():
         bad = store.sample_ids[~np.isfinite(norms)].tolist()
         raise RankingError(

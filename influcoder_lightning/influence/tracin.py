@@ -11,7 +11,6 @@ here, and the queries' gradients are those of the start of the row's window w(t)
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ranking import Ranking
@@ -21,16 +20,14 @@ from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
 @register("tracin")
-def tracin(request: Request, *, block_rows: int = 8192) -> Ranking:
-    """Sum of learning rate x dot product; `block_rows` bounds the memory.
+def tracin(request: Request, *, per_query: bool | None = None, block_rows: int = 8192) -> Ranking:
+    """Sum of learning rate x dot product; options as for `cosine`.
 
     Raises:
         RankingError: the rows have no learning rate, as those of a frozen model.
     """
-    store = request.require_store()
-    positions = request.query_positions()
-    records = store.records()
-    rates = records["learning_rate"].to_numpy(dtype=np.float64)
+    request.query_positions()  # no queries: that is the first thing to say
+    rates = request.require_store().column("learning_rate")
     unknown = int(np.count_nonzero(~np.isfinite(rates)))
     if unknown or not rates.any():
         raise RankingError(
@@ -38,13 +35,11 @@ def tracin(request: Request, *, block_rows: int = 8192) -> Ranking:
             f"and zero for {int(np.count_nonzero(rates == 0))} of {len(rates)} rows; features "
             "taken without training have none, use 'cosine'"
         )
-    factors = rates * records["grad_norm"].to_numpy(dtype=np.float64)
-    norms: dict[int, NDArray[np.float32]] = {}
-
-    def weights(rows: NDArray[np.int64], window: int) -> NDArray[np.float32]:
-        if window not in norms:
-            column = store.query_records(window)["grad_norm"].to_numpy(dtype=np.float32)
-            norms[window] = column[positions]
-        return factors[rows, None].astype(np.float32) * norms[window]
-
-    return rank_by_cosines(request, weights, mean_over_rows=False, block_rows=block_rows)
+    return rank_by_cosines(
+        request,
+        row_factors=["learning_rate", "grad_norm"],
+        query_factors=["grad_norm"],
+        mean_over_rows=False,
+        per_query=per_query,
+        block_rows=block_rows,
+    )

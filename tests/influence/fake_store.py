@@ -73,10 +73,18 @@ class FakeStore:
     def records(self):
         return self._records
 
-    def codes(self, rows=None):
-        rows = rows or slice(None)
-        self.code_slices.append(rows)
-        return self._codes[rows]
+    def column_names(self):
+        return [*self._records, "code"]
+
+    def column(self, name):
+        return self._records[name].to_numpy()
+
+    def blocks(self, names, block_rows):
+        for start in range(0, len(self._codes), block_rows):
+            rows = slice(start, min(start + block_rows, len(self._codes)))
+            self.code_slices.append(rows)
+            columns = {n: self._codes if n == "code" else self.column(n) for n in names}
+            yield rows, {name: values[rows].copy() for name, values in columns.items()}
 
     def query_codes(self, window=None, end=False):
         return self._end_codes if end else self._query_codes[-1 if window is None else window]
