@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.ids import has_repeats
 
 
 class SampleRows:
@@ -30,16 +31,13 @@ class SampleRows:
     """
 
     def __init__(self, row_ids: NDArray[Any]) -> None:
-        import pandas as pd
-
         if len(row_ids) == 0:
             raise RankingError("there are no rows to rank; was anything captured?")
-        index, unique = pd.factorize(np.asarray(row_ids))
-        self.sample_ids: NDArray[Any] = np.asarray(unique)
-        self.index: NDArray[np.int64] = np.asarray(index, dtype=np.int64)
-        if (self.index < 0).any():
-            row = int(np.flatnonzero(self.index < 0)[0])
-            raise RankingError(f"row {row} has no sample id; ids are integers or strings")
+        row_ids = np.asarray(row_ids)
+        numbered = _numbered if row_ids.dtype.kind == "i" else _numbered_text
+        self.index: NDArray[np.int64]
+        self.sample_ids: NDArray[Any]
+        self.index, self.sample_ids = numbered(row_ids)
         self.counts: NDArray[np.int64] = np.bincount(self.index, minlength=len(self.sample_ids))
 
     def __len__(self) -> int:
@@ -64,3 +62,34 @@ class SampleRows:
         samples, starts = np.unique(index[order], return_index=True)
         # A sorted segment sum: np.add.at would be many times slower on wide rows.
         total[samples] += np.add.reduceat(values[order], starts, axis=0)
+
+
+def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """For integers [R]: place of each among the unique ones, and these in order of appearance.
+
+    By sorting: a hash table of many millions would take several times the memory.
+    """
+    if not has_repeats(ids):
+        return np.arange(len(ids), dtype=np.int64), ids
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    del ordered
+    first_rows = order[starts]
+    is_first = np.zeros(len(ids), dtype=bool)
+    is_first[first_rows] = True
+    place = np.cumsum(is_first) - 1
+    index = np.empty(len(ids), dtype=np.int64)
+    index[order] = np.repeat(place[first_rows], np.diff(starts, append=len(ids)))
+    return index, ids[is_first]
+
+
+def _numbered_text(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The same for text."""
+    import pandas as pd
+
+    index, unique = pd.factorize(ids)
+    if (index < 0).any():
+        row = int(np.flatnonzero(index < 0)[0])
+        raise RankingError(f"row {row} has no sample id; ids are integers or strings")
+    return np.asarray(index, dtype=np.int64), np.asarray(unique)

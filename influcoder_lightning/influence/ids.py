@@ -68,6 +68,12 @@ def id_keys(ids: NDArray[Any]) -> list[str]:
     return [str(item) for item in ids.tolist()]
 
 
+def has_repeats(ids: NDArray[Any]) -> bool:
+    """Whether an integer occurs more than once, without a Python object for each."""
+    ordered = np.sort(ids)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def repeated(keys: Sequence[str]) -> list[str]:
     """The keys that occur more than once, each once, in order of their second appearance."""
     if len(set(keys)) == len(keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, repeated
+from influcoder_lightning.influence.ids import (
+    as_id_array,
+    first_few,
+    has_repeats,
+    id_keys,
+    repeated,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +90,8 @@ class Ranking:
             )
         if len(ids) == 0:
             raise RankingError("a ranking needs at least one sample; the pool is empty")
-        if again := repeated(id_keys(ids)):
+        integers = ids.dtype.kind == "i"
+        if (not integers or has_repeats(ids)) and (again := repeated(id_keys(ids))):
             raise RankingError(
                 f"{len(again)} sample ids are repeated: {first_few(again)}; "
                 "a ranking has one score per id, combine the rows of a sample first"
@@ -126,13 +134,15 @@ class Ranking:
         return len(self.sample_ids)
 
     def __repr__(self) -> str:
-        best = self.sample_ids[self.order[:3]].tolist()
+        best = self.sample_ids[self._best(3)].tolist()
         return f"Ranking(method={self.method!r}, n={len(self)}, best={best!r})"
 
     @property
     def order(self) -> NDArray[np.int64]:
         """Positions of the samples from best to worst, int64 [N]."""
-        return np.argsort(self.ranks)
+        order = np.empty(len(self), dtype=np.int64)
+        order[self.ranks - 1] = np.arange(len(self))
+        return order
 
     @property
     def n_scored(self) -> int:
@@ -146,7 +156,7 @@ class Ranking:
             RankingError: `k` is below 1 or above the number of scored samples.
         """
         self._check_k(k)
-        return self.sample_ids[self.order[:k]].tolist()
+        return self.sample_ids[self._best(k)].tolist()
 
     def bottom_k(self, k: int) -> list[Any]:
         """Ids of the `k` worst samples, worst first. A sample without a score is not among them.
@@ -156,6 +166,11 @@ class Ranking:
         """
         self._check_k(k)
         return self.sample_ids[self.order[: self.n_scored][::-1][:k]].tolist()
+
+    def _best(self, k: int) -> NDArray[np.int64]:
+        """Positions of the `k` best samples, best first, without ordering all of them."""
+        best = np.flatnonzero(self.ranks <= k)
+        return best[np.argsort(self.ranks[best])]
 
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
@@ -218,6 +233,13 @@ class Ranking:
         """
         keep = np.flatnonzero(np.isfinite(self.scores))
         return self._take(keep, self.sample_ids[keep])
+
+    def described(self, method: str, metadata: dict[str, Any]) -> Ranking:
+        """The same ranking under another method name and provenance; nothing is sorted again."""
+        twin = copy.copy(self)
+        twin._set("method", method)
+        twin._set("metadata", dict(metadata))
+        return twin
 
     def _take(self, positions: NDArray[Any], ids: NDArray[Any]) -> Ranking:
         per_query = None if self.per_query is None else self.per_query[:, positions]

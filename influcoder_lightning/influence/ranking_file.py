@@ -22,6 +22,7 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.influence.ranking import Ranking
 
+_BLOCK = 65_536  # lines made at a time: ids and scores as Python objects take much memory
 _MISSING = ("", "nan", "inf", "-inf")
 
 
@@ -37,8 +38,8 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
     path = Path(path)
     if per_query and ranking.per_query is None:
         raise RankingError(
-            f"this ranking ({ranking.method or 'no method'}) has no per-query scores; "
-            "save it without per_query=True"
+            f"this ranking ({ranking.method or 'no method'}) has no per-query scores; save it "
+            "without per_query=True, or keep them at any size with rank(..., per_query=True)"
         )
     infinite = np.flatnonzero(~np.isfinite(ranking.scores))
     if len(infinite):
@@ -48,16 +49,16 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
             "leave them out knowingly with ranking.finite().save(...)"
         )
     order = ranking.order
-    keys = id_keys(ranking.sample_ids[order])
     try:
         if per_query:
             _save_per_query(ranking, path, order)
         with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             file.write("sample_id,score,rank\n")
-            for place, (key, score) in enumerate(
-                zip(keys, ranking.scores[order].tolist(), strict=True), start=1
-            ):
-                file.write(f"{_quoted(key)},{score!r},{place}\n")
+            for start in range(0, len(order), _BLOCK):
+                some = order[start : start + _BLOCK]
+                keys, scores = id_keys(ranking.sample_ids[some]), ranking.scores[some].tolist()
+                for place, (key, score) in enumerate(zip(keys, scores, strict=True), start + 1):
+                    file.write(f"{_quoted(key)},{score!r},{place}\n")
     except UnicodeEncodeError as error:
         raise RankingError(
             f"a sample id cannot be written as UTF-8 ({error}); rename the ids of the pool"

@@ -6,7 +6,6 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from influcoder_lightning.errors import RankingError
@@ -137,4 +136,4 @@ def rank(
         "store": None if path is None else str(path),
         "n_samples": len(ranking),
     }
-    return replace(ranking, method=method, metadata={**provenance, **ranking.metadata})
+    return ranking.described(method, {**provenance, **ranking.metadata})
