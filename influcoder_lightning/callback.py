@@ -30,6 +30,7 @@ from influcoder_lightning.training.cautions import warn_drift, warn_reduction
 from influcoder_lightning.training.checkpoints import Checkpointed
 from influcoder_lightning.training.failure import valuing
 from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
+from influcoder_lightning.training.metrics import logs_now
 from influcoder_lightning.valuation import Options, Valuation
 
 _REFUSED_STRATEGIES = ("FSDP", "DeepSpeed", "DataParallel", "XLA")
@@ -286,7 +287,7 @@ class InfluenceCallback(Checkpointed):
         if self._boundary:
             self._agree(trainer)
             self._end_step(trainer)
-            if not (trainer.barebones or self._given_up):
+            if not self._given_up and logs_now(trainer):
                 pl_module.log_dict(self._metrics(), batch_size=1, on_step=True, on_epoch=False)
 
     @valuing

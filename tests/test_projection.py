@@ -24,7 +24,8 @@ def project(name, layers, dim, gradients, seed=0):
     projector = build_projector(name, layers, dim, seed)
     sketch = torch.zeros(len(gradients), projector.dim)
     for layer in layers:
-        projector.add(sketch, layer, gradients[:, layer.offset : layer.offset + layer.numel])
+        columns = slice(layer.offset, layer.offset + layer.numel)
+        projector.add(sketch, layer, gradients[:, columns].unflatten(1, layer.shape))
     return sketch
 
 
@@ -80,8 +81,9 @@ def test_the_countsketch_has_one_sign_in_each_row_and_even_buckets(layers, dim):
     assert torch.equal(matrix.abs().sum(1), torch.ones(total))
     buckets = matrix.abs().argmax(1)
     for layer in layers:
-        for start in range(0, layer.numel, dim):
-            block = buckets[layer.offset + start : layer.offset + min(start + dim, layer.numel)]
+        places = torch.arange(layer.offset, layer.offset + layer.numel).view(layer.shape)
+        longer_side_fastest = places.T if layer.shape[0] > layer.shape[1] else places
+        for block in buckets[longer_side_fastest.flatten()].split(dim):
             assert len(set(block.tolist())) == len(block)
 
 

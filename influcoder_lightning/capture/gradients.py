@@ -1,16 +1,18 @@
 """Per-sample LoRA gradients as a by-product of a backward pass that happens anyway.
 
 For a linear with inputs x[b, t] and output gradients d[b, t] the weight gradient of sample b is
-``sum_t outer(d[b, t], x[b, t])``. A forward hook puts an identity node behind each LoRA linear;
-when autograd passes through that node it hands over d, and x comes back from autograd's own saved
-tensors. So gradient checkpointing (either kind), activation offloading and modules that are called
-several times are handled by the machinery that already handles them, nothing is kept alive that
-autograd would not keep for the linear itself, and every gradient passes through unchanged.
+``sum_t outer(d[b, t], x[b, t])``. A forward hook leaves a hook on the output of each LoRA linear;
+when autograd has d, that hook takes it, with the x that autograd keeps for the linear anyway. Where
+autograd keeps tensors elsewhere (gradient checkpointing, activation offloading), or where the
+backward pass is one of our own, an identity node behind the linear does the same with autograd's
+own saved tensors. So nothing is kept alive that autograd would not keep, modules may be called
+several times, and every gradient passes through unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -169,8 +171,9 @@ class GradientCapture:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        for linear, rows in list(self._partial.values()):
-            self._consume(linear, rows)
+        with torch.no_grad():
+            for linear, rows in list(self._partial.values()):
+                self._consume(linear, rows)
         missed = self._trained - self._tapped
         if missed:
             raise CaptureError(
@@ -190,7 +193,8 @@ class GradientCapture:
                 "the backward pass reached no LoRA layer: the loss does not depend on the active "
                 "adapter, or it was computed by another copy of the model."
             )
-        captured = CapturedRows(self._sketch, self._squared_norm)
+        squared_norm = torch.stack(self._norms).double().square().sum(0)
+        captured = CapturedRows(self._sketch, squared_norm)
         self._reset(0)
         return captured
 
@@ -202,7 +206,7 @@ class GradientCapture:
         self._failure = None
         self._anchor = None
         self._sketch: Tensor | None = None
-        self._squared_norm = torch.empty(0)
+        self._norms: list[Tensor] = []
         self._calls: dict[str, int] = {}
         self._partial: dict[str, tuple[LoraLinear, Tensor]] = {}
         self._tapped: set[str] = set()
@@ -227,7 +231,26 @@ class GradientCapture:
                 self._ran_without_gradient = True
                 return None
             x = inputs[0].detach()
+            if self._anchor is None and not _saves_elsewhere():
+                output.register_hook(self._gradient_hook(linear, x))
+                return None
             return _Tap.apply(output, x, self._anchor, lambda x, d: self._receive(linear, x, d))
+
+        return hook
+
+    def _gradient_hook(self, linear: LoraLinear, x: Tensor) -> Callable[[Tensor], None]:
+        held = [x]  # given up when used, as autograd gives up its own
+
+        def hook(d: Tensor) -> None:
+            if held:
+                self._receive(linear, held.pop(), d.detach())
+            elif self._armed:
+                self._fail(
+                    CaptureError(
+                        f"two backward passes went through one forward of `{linear.name}`: it is "
+                        "not clear which of them trains. Call the model once for each."
+                    )
+                )
 
         return hook
 
@@ -237,11 +260,16 @@ class GradientCapture:
         start = perf_counter()
         self._tapped.add(linear.name)
         try:
-            self._take(linear, x, d)
-        except Exception as error:  # the training's backward pass goes on; `finish` raises it
-            self.cancel()
-            self._failure = error
+            with _plain_arithmetic(d.device.type):
+                self._take(linear, x, d)
+        except Exception as error:
+            self._fail(error)
         self.seconds += perf_counter() - start
+
+    def _fail(self, error: Exception) -> None:
+        """The training's backward pass goes on; `finish` raises the error."""
+        self.cancel()
+        self._failure = error
 
     def _take(self, linear: LoraLinear, x: Tensor, d: Tensor) -> None:
         packed = self._segments
@@ -259,9 +287,8 @@ class GradientCapture:
             )
         if packed is not None:
             x, d = packed.unpacked(x), packed.unpacked(d)
-        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-            # Under autocast the linear saw x in the precision of its output.
-            rows = _outer_sums(d.float(), x.to(d.dtype).float())
+        # Under autocast the linear saw x in the precision of its output.
+        rows = _outer_sums(d.float(), x.to(d.dtype).float())
         self._calls[linear.name] = self._calls.get(linear.name, 1) - 1
         if linear.name in self._partial:
             rows = self._partial.pop(linear.name)[1].add_(rows)
@@ -271,16 +298,27 @@ class GradientCapture:
             self._consume(linear, rows)
 
     def _consume(self, linear: LoraLinear, rows: Tensor) -> None:
-        with torch.no_grad():
-            if self._sketch is None:
-                shape = (self._batch_size, self.projector.dim)
-                self._sketch = torch.zeros(shape, device=rows.device)
-                self._squared_norm = torch.zeros(
-                    self._batch_size, dtype=torch.float64, device=rows.device
-                )
-            flat = rows.flatten(1)
-            self._squared_norm += torch.linalg.vector_norm(flat, dim=1).double().square()
-            self.projector.add(self._sketch, linear, flat)
+        if self._sketch is None:
+            shape = (self._batch_size, self.projector.dim)
+            self._sketch = torch.zeros(shape, device=rows.device)
+        self._norms.append(torch.linalg.vector_norm(rows, dim=(1, 2)))
+        self.projector.add(self._sketch, linear, rows)
+
+
+def _saves_elsewhere() -> bool:
+    """Whether autograd hands what it saves to somebody else, who may not keep it in memory."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(False) is not None
+
+
+def _plain_arithmetic(device: str) -> AbstractContextManager[object]:
+    """No autograd and no autocast; a backward pass mostly has neither, and asking costs less."""
+    if not (torch.is_grad_enabled() or torch.is_autocast_enabled(device)):
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
 
 
 def _outer_sums(d: Tensor, x: Tensor) -> Tensor:

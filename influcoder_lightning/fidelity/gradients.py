@@ -78,7 +78,7 @@ def project(projector: Projector, linears: Sequence[LoraLinear], gradients: Tens
     sketch = torch.zeros(len(gradients), projector.dim)
     for linear in linears:
         columns = slice(linear.offset, linear.offset + linear.numel)
-        projector.add(sketch, linear, gradients[:, columns].contiguous())
+        projector.add(sketch, linear, gradients[:, columns].unflatten(1, linear.shape))
     return sketch
 
 

@@ -52,7 +52,7 @@ class Projector(ABC):
         Args:
             sketch: [B, dim] float32.
             layer: which layer the rows belong to.
-            rows: [B, layer.numel] float32, row-major flattened weight gradients.
+            rows: [B, out_features, in_features] float32 weight gradients, in any memory layout.
         """
 
 

@@ -3,11 +3,12 @@
 Charikar, Chen, Farach-Colton: Finding frequent items in data streams (2002). Inner products are
 preserved in expectation with a variance of about 1/dim.
 
-The buckets: the flattened gradient of a layer is cut into blocks of ``dim`` coordinates, and each
-block goes to the buckets in order, rotated by a random shift of its own. Two coordinates of one
-block never meet, two of different blocks meet with probability 1/dim, and the signs are
-independent: all that the analysis asks for. A block is then added by two runs over neighbouring
-numbers, some thirty times faster on a CPU than by scattered buckets, and in a fixed order.
+The buckets: the gradient of a layer, flattened with its longer side running fastest, is cut into
+blocks of ``dim`` coordinates, and each block goes to the buckets in order, rotated by a random
+shift of its own. Two coordinates of one block never meet, two of different blocks meet with
+probability 1/dim, and the signs are independent: all that the analysis asks for. A block is then
+added by two runs over neighbouring numbers, some thirty times faster on a CPU than by scattered
+buckets, and in a fixed order.
 """
 
 from __future__ import annotations
@@ -27,33 +28,48 @@ _FEW_BLOCKS = 64  # beyond, scattering is faster than so many short runs
 class CountSketch(Projector, name="countsketch"):
     """Seeded CountSketch to ``dim`` buckets shared by all layers."""
 
-    version = 2  # 1: scattered buckets
+    version = 3  # 1: scattered buckets; 2: always row-major
 
     def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
         self.dim = dim
         self._seed = seed
         self._tables: dict[tuple[str, torch.device], tuple[list[int], Tensor]] = {}
+        self._runs: dict[tuple[str, torch.device], list[tuple[slice, slice, Tensor]]] = {}
 
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """See `Projector.add`."""
-        shifts, signs = self._table(layer, rows.device)
-        if len(shifts) > _FEW_BLOCKS:
-            places = torch.arange(layer.numel, device=rows.device)
-            shift = torch.tensor(shifts, device=rows.device)[places // self.dim]
-            # index_add_ and not scatter_add_: it has a deterministic CUDA kernel, which
-            # Trainer(deterministic=True) demands.
-            sketch.index_add_(1, (places + shift) % self.dim, rows * signs)
+        tall = layer.shape[0] > layer.shape[1]
+        flat = (rows.transpose(1, 2) if tall else rows).flatten(1)
+        if layer.numel <= _FEW_BLOCKS * self.dim:
+            for buckets, part, part_signs in self._layer_runs(layer, rows.device):
+                sketch[:, buckets].addcmul_(flat[:, part], part_signs)
             return
-        for block, first_bucket in enumerate(shifts):
-            start = block * self.dim
-            stop = min(start + self.dim, layer.numel)
-            turn = min(
-                start + self.dim - first_bucket, stop
-            )  # from here on, buckets start again at 0
-            for begin, end, first in ((start, turn, first_bucket), (turn, stop, 0)):
-                if begin < end:
-                    part = sketch[:, first : first + end - begin]
-                    part.addcmul_(rows[:, begin:end], signs[begin:end])
+        shifts, signs = self._table(layer, rows.device)
+        places = torch.arange(layer.numel, device=rows.device)
+        shift = torch.tensor(shifts, device=rows.device)[places // self.dim]
+        # index_add_ and not scatter_add_: it has a deterministic CUDA kernel, which
+        # Trainer(deterministic=True) demands.
+        sketch.index_add_(1, (places + shift) % self.dim, flat * signs)
+
+    def _layer_runs(
+        self, layer: LoraLinear, device: torch.device
+    ) -> list[tuple[slice, slice, Tensor]]:
+        """Neighbouring buckets, the coordinates that go to them, and their signs."""
+        key = (layer.name, device)
+        if key not in self._runs:
+            shifts, signs = self._table(layer, device)
+            runs = []
+            for block, first_bucket in enumerate(shifts):
+                start = block * self.dim
+                stop = min(start + self.dim, layer.numel)
+                # From `turn` on, buckets start again at 0.
+                turn = min(start + self.dim - first_bucket, stop)
+                for begin, end, first in ((start, turn, first_bucket), (turn, stop, 0)):
+                    if begin < end:
+                        buckets = slice(first, first + end - begin)
+                        runs.append((buckets, slice(begin, end), signs[begin:end]))
+            self._runs[key] = runs
+        return self._runs[key]
 
     def _table(self, layer: LoraLinear, device: torch.device) -> tuple[list[int], Tensor]:
         key = (layer.name, device)

@@ -31,9 +31,8 @@ class Factored(Projector, name="factored"):
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """See `Projector.add`."""
         left, right = self._pair(layer, rows.device)
-        gradients = rows.view(len(rows), *layer.shape)
         start = self._starts[layer.name]
-        sketch[:, start : start + self.rank**2] += (left @ gradients @ right).flatten(1)
+        sketch[:, start : start + self.rank**2] += (left @ rows @ right).flatten(1)
 
     def _pair(self, layer: LoraLinear, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (layer.name, device)

@@ -18,4 +18,4 @@ class Identity(Projector, name="identity"):
 
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """See `Projector.add`."""
-        sketch[:, layer.offset : layer.offset + layer.numel] += rows
+        sketch[:, layer.offset : layer.offset + layer.numel] += rows.flatten(1)

@@ -29,7 +29,7 @@ class Rademacher(Projector, name="rademacher"):
 
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """See `Projector.add`."""
-        generator = layer_generator(self._seed, layer.name)
+        generator, rows = layer_generator(self._seed, layer.name), rows.flatten(1)
         n_bytes = -(-self.dim // 8)
         for start in range(0, layer.numel, _BLOCK):
             block = rows[:, start : start + _BLOCK]
