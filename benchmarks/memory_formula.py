@@ -1,0 +1,109 @@
+"""What memory capture takes, term by term, without running anything; `memory.py` checks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import shapes
+
+from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.encoder.cotraining import FIT_ROWS
+from influcoder_lightning.projection.countsketch import _FEW_BLOCKS
+from influcoder_lightning.valuation import BUFFER_BYTES
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run; ``shape`` is a name, a folder, or the sizes of a Llama."""
+
+    shape: Any = (128, 512, 4, 4, 4, 1000)
+    batch: int = 16
+    tokens: int = 64
+    rank: int = 8
+    steps: int = 4
+    sketch_dim: int = 8192
+    code_dim: int = 512
+    co_train: bool = False
+    keep_sketches: bool = False
+    segment_rows: int = 2048
+
+    def build(self, device: str, dtype: str) -> Any:
+        """The model."""
+        shape = shapes.llama(*self.shape) if isinstance(self.shape, tuple) else self.shape
+        return shapes.build(shape, device=device, dtype=dtype, rank=self.rank)
+
+    def callback(self, folder: str) -> InfluenceCallback:
+        """The callback."""
+        names = ("sketch_dim", "code_dim", "co_train", "keep_sketches", "segment_rows")
+        return InfluenceCallback(folder, **{name: getattr(self, name) for name in names})
+
+
+def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> dict[str, Any]:
+    """The formula: bytes that capture keeps from step to step, and bytes it needs for a moment.
+
+    Args:
+        setting: of the run.
+        linears: the LoRA linears, with ``name`` and ``numel``.
+        vocabulary: V.
+        dtype: of the logits.
+
+    Returns:
+        ``kept`` and ``moments``, by name. On a GPU only "sign tables" and the moments of the
+        backward pass and of the losses are in its memory; the rest is in main memory.
+    """
+    s = setting
+    row, n_rows = 4 * s.sketch_dim, s.batch * s.steps
+    basis = row * s.code_dim
+    merged = n_rows // FIT_ROWS * FIT_ROWS if s.co_train else 0
+    old, new = (min(max(n, 0), s.code_dim) for n in (merged - FIT_ROWS, merged))
+    if s.co_train:
+        waiting = row * min(n_rows, max(FIT_ROWS, BUFFER_BYTES // row))
+    else:
+        waiting = min(n_rows, s.segment_rows) * (2 * s.code_dim + row * s.keep_sketches)
+    sketches = s.batch * row
+    # A merge holds: its rows as they came, as one block and at unit length, these below the old
+    # directions, the new directions before and after scaling, and two square matrices of float64.
+    merge = row * (3 * FIT_ROWS + old + 2 * new) + 16 * (FIT_ROWS + old) ** 2
+    return {
+        "kept": {
+            "sign tables": 4 * sum(x.numel for x in linears),
+            # One matrix as built, one as published: with co-training that is at the run's end.
+            "tower": basis * (1 if s.co_train else 2) + row * new,
+            "rows": waiting,
+        },
+        "moments": {
+            # One sample's log-probabilities in float32, and its logits in float32 if they were not.
+            "losses": 4 * s.tokens * vocabulary * (1 if dtype == "float32" else 2),
+            # One layer's rows at a time, beside the batch's sketches.
+            **{x.name: sketches + s.batch * 4 * x.numel + _scattered(x, s) for x in linears},
+            # The sketches as captured, in the sample's unit, without samples that are kept out, and
+            # what it takes to see that they are finite.
+            "hand on": 4.75 * sketches,
+            "merge": merge if merged else 0,
+        },
+    }
+
+
+def _scattered(linear: Any, setting: Setting) -> int:
+    """Bytes for signed rows and places, where the sketch is too narrow for runs."""
+    few = linear.numel <= _FEW_BLOCKS * setting.sketch_dim
+    return 0 if few else linear.numel * (4 * setting.batch + 24)
+
+
+def expected(parts: dict[str, Any], plain: dict[str, float], device: str) -> float:
+    """How far the peak rises: by all that is kept, and by a moment's need where that tops it.
+
+    Args:
+        parts: see `terms`.
+        plain: of the training alone: its ``peak`` and its level at each moment.
+        device: where memory is counted.
+    """
+    kept = parts["kept"]["sign tables"] if device == "cuda" else sum(parts["kept"].values())
+    on_host = () if device == "cpu" else ("hand on", "merge")
+    tops = [
+        plain.get(name, plain["step"]) + need
+        for name, need in parts["moments"].items()
+        if name not in on_host
+    ]
+    return kept + max(plain["peak"], *tops) - plain["peak"]
