@@ -58,6 +58,9 @@ class SampleRows:
     def add(self, total: NDArray[Any], rows: slice, values: NDArray[Any]) -> None:
         """Add `values` [b, ...] of a slice of rows to `total` [N, ...] at the rows' samples."""
         index = self.index[rows]
+        if not has_repeats(index):
+            total[index] += values
+            return
         order = np.argsort(index, kind="stable")
         samples, starts = np.unique(index[order], return_index=True)
         # A sorted segment sum: np.add.at would be many times slower on wide rows.
