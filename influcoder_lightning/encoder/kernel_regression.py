@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
-from sklearn.isotonic import IsotonicRegression
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CHOOSE_ROWS = 1500  # leave-one-out needs an inverse; more rows choose the same penalty
@@ -74,6 +73,8 @@ def _error(predicted: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _calibration(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    from sklearn.isotonic import IsotonicRegression  # slow to import, needed once
+
     lengths = np.linalg.norm(predicted, axis=1)
     norms = np.maximum(lengths * np.linalg.norm(targets, axis=1), 1e-12)
     cosines = np.clip((predicted * targets).sum(1) / norms, 0, 1)

@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction import FeatureHasher
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from influcoder_lightning.capture.rows import Text
 
@@ -92,6 +90,9 @@ class TextKernel:
 
 
 def _counts(texts: Sequence[Text], tokenizer: Any) -> list[sp.csr_matrix]:
+    from sklearn.feature_extraction import FeatureHasher  # slow to import, needed late
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     bags: list[list[list[str]]] = [[] for _ in BAGS[:-1]]
     for tokens in _tokens([text["response"] for text in texts], tokenizer):
         for bag, features in zip(bags, _response_features(tokens), strict=True):

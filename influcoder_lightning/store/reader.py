@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import reading, schema
 from influcoder_lightning.store.folder import run_file
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from influcoder_lightning.encoder.gradient_tower import GradientTower
     from influcoder_lightning.encoder.text_tower import TextTower
     from influcoder_lightning.influence.ranking import Ranking
@@ -83,7 +84,7 @@ class InfluenceStore:
         """One row per window: window, epoch, start_step, end_step, tower_version, drift, n_rows."""
         with reading.opened_store(self.path) as file:
             columns = {name: file["windows"][name][:] for name in schema.WINDOW_COLUMNS}
-        return pd.DataFrame(columns)
+        return _frame(columns)
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -91,7 +92,7 @@ class InfluenceStore:
         with reading.opened_store(self.path) as file:
             group = file["layers"]
             columns = {name: group[name][:] for name in ("out_features", "in_features", "offset")}
-            return pd.DataFrame({"name": group["name"].asstr()[:], **columns})
+            return _frame({"name": group["name"].asstr()[:], **columns})
 
     def records(self) -> pd.DataFrame:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
@@ -209,10 +210,7 @@ class InfluenceStore:
         return rank(self, method, queries, data, model, **options)
 
     def add_queries(self, model: Any, dataloader: Any, **options: Any) -> list[int | str]:
-        """Value new queries against every window without retraining.
-
-        See `influcoder_lightning.extract.add_queries`, which this calls.
-        """
+        """Value new queries in every window without retraining; see `extract.add_queries`."""
         from influcoder_lightning.extract import add_queries
 
         ids = add_queries(self, model, dataloader, **options)
@@ -260,7 +258,7 @@ class InfluenceStore:
             table = file[name]
             names = [n for n in reading.column_names(table) if n not in ("code", "sketch")]
             values = {n: reading.read_column(table, n) for n in names}
-        return pd.DataFrame({"sample_id": self._ids(name), **values})
+        return _frame({"sample_id": self._ids(name)} | values)
 
     def _ids(self, table: str) -> np.ndarray:
         with reading.opened_store(self.path) as file:
@@ -285,12 +283,14 @@ class InfluenceStore:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The root attributes of a store file.
-
-    Raises:
-        StoreError: as for `InfluenceStore`.
-    """
+    """The root attributes of a store file; errors as of `InfluenceStore`."""
     return InfluenceStore(path).attributes
+
+
+def _frame(columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    import pandas as pd  # slow to import, and a training run needs none
+
+    return pd.DataFrame(columns)
 
 
 def _decode(value: Any) -> Any:
