@@ -77,6 +77,7 @@ class Moments(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Watch the gradients that reach the LoRA linears, and the logits."""
+        self.mark("start")
         for linear in find_lora_linears(pl_module.model):
             linear.module.register_forward_hook(self._gradient_mark(linear.name))
         pl_module.model.register_forward_hook(lambda *_: self.mark("losses"))

@@ -73,6 +73,8 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
             "rows": waiting,
         },
         "moments": {
+            # The random matrix is drawn and scaled beside the empty one.
+            "start": 0 if s.co_train else 3 * basis,
             # One sample's log-probabilities in float32, and its logits in float32 if they were not.
             "losses": 4 * s.tokens * vocabulary * (1 if dtype == "float32" else 2),
             # One layer's rows at a time, beside the batch's sketches.
@@ -100,10 +102,10 @@ def expected(parts: dict[str, Any], plain: dict[str, float], device: str) -> flo
         device: where memory is counted.
     """
     kept = parts["kept"]["sign tables"] if device == "cuda" else sum(parts["kept"].values())
-    on_host = () if device == "cpu" else ("hand on", "merge")
+    on_host = () if device == "cpu" else ("start", "hand on", "merge")
     tops = [
-        plain.get(name, plain["step"]) + need
+        plain.get(name, plain["step"]) + need + kept * (name != "start")
         for name, need in parts["moments"].items()
         if name not in on_host
     ]
-    return kept + max(plain["peak"], *tops) - plain["peak"]
+    return max(plain["peak"] + kept, *tops) - plain["peak"]
