@@ -5,8 +5,8 @@
 A tiny random Llama (hidden 128, 4 layers, vocabulary 1,000, length 64), LoRA of rank 8 on all
 linears (94,208 weights), float32, batches of 16, one thread. Each measurement is a process of its
 own in the tool's own virtual environment (``FOLDER/bergson`` and so on, made by ``--install``), and
-the plain forward and backward are timed in it too. Rounds alternate over the tools. What is missing or
-fails is recorded as such. Writes ``benchmarks/results/peers.json``.
+the plain forward and backward are timed in it too. Rounds alternate over the tools. What is missing
+or fails is recorded as such. Writes ``benchmarks/results/peers.json``.
 """
 
 from __future__ import annotations
