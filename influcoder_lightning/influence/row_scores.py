@@ -154,7 +154,9 @@ def _summed(
             each = None if matrix is None else np.empty((len(codes), n_queries), np.float32)
             for window, inside in _by_window(columns["window"]):
                 some = wide[inside]
-                scores[inside] = some @ queries.mean(window)
+                # Not `@`: a row's score must not depend on the rows beside it, and BLAS threads
+                # do not pay here.
+                scores[inside] = np.einsum("ij,j->i", some, queries.mean(window))
                 if each is not None:
                     each[inside] = some @ queries.each(window).T
             np.add.at(total, samples.index[block], scores * factors)

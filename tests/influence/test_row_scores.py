@@ -80,6 +80,8 @@ def test_scores_are_those_of_plain_loops(
     assert dropped.query_ids.tolist() == asked
     np.testing.assert_array_equal(dropped.scores, kept.scores)
     np.testing.assert_array_equal(dropped.ranks, kept.ranks)
+    whole = rank(store, method, queries=asked, block_rows=100)
+    np.testing.assert_array_equal(whole.scores, kept.scores)
 
 
 def test_scores_of_each_query_are_kept_up_to_a_size_or_when_asked_for(monkeypatch):
