@@ -182,7 +182,7 @@ def _by_window(windows: NDArray[Any]) -> Iterator[tuple[int, Any]]:
     Rows come in the order of training, so most blocks have one window.
     """
     if (windows == windows[0]).all():
-        yield int(windows[0]), slice(None)
+        yield windows[0].item(), slice(None)
         return
     for window in np.unique(windows).tolist():
         yield window, np.flatnonzero(windows == window)
