@@ -53,7 +53,7 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
         backward pass and of the losses are in its memory; the rest is in main memory.
     """
     s = setting
-    row, n_rows = 4 * s.sketch_dim, s.batch * s.steps
+    row, n_rows = 4 * s.sketch_dim, s.batch * (s.steps - 1)  # rows from before the last step
     basis = row * s.code_dim
     merged = n_rows // FIT_ROWS * FIT_ROWS if s.co_train else 0
     old, new = (min(max(n, 0), s.code_dim) for n in (merged - FIT_ROWS, merged))
