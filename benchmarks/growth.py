@@ -223,8 +223,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for panel, (name, variable) in zip(panels, result["variables"].items(), strict=True):
         values = [point["value"] for point in variable["points"]]
         for of, label, colour, mark in (
-            ("plain", "step", "#4c566a", "o"),
-            ("extra", "capture", "#d08770", "s"),
+            ("plain", "training step", "#4c566a", "o"),
+            ("extra", "capture adds", "#d08770", "s"),
         ):
             slope = variable["exponents"][of]
             label += "" if slope is None else rf" $\propto x^{{{slope:.2f}}}$"
@@ -239,6 +239,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     low, high = panels[0].get_ylim()
     panels[0].set_ylim(low, 4 * high)  # room for the legends
     panels[0].set_ylabel("CPU ms per step")
+    panels[0].yaxis.set_major_formatter("{x:g}")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
