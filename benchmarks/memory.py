@@ -31,7 +31,7 @@ import shapes
 import torch
 from capture_cost import Module
 from lightning.pytorch import Callback, Trainer
-from memory_formula import Setting, expected, terms
+from memory_formula import LIBRARIES, Setting, expected, terms
 from torch.utils.data import DataLoader
 
 from influcoder_lightning import collate_with_sample_ids, with_sample_ids
@@ -164,13 +164,14 @@ def compare(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         "expected": expected(parts, plain, options.device),
         "measured": captured["peak"] - plain["peak"],
     }
-    if options.device == "cpu":
+    if options.device == "cpu" and options.rounds:
         rounds = [
             apart(setting, True, "rss", options.dtype)["rss"]
             - apart(setting, False, "rss", options.dtype)["rss"]
             for _ in range(options.rounds)
         ]
         extra["resident"] = statistics.median(rounds)
+        extra["resident, expected"] = extra["expected"] + LIBRARIES
     return {
         "setting": asdict(setting),
         "extra": extra,
