@@ -79,8 +79,8 @@ def rank_by_cosines(
 ) -> Ranking:
     """Rank by (weighted) cosines of each row with the queries of the row's own window.
 
-    Memory for R rows of N samples with integer ids: about 50 bytes x (R + N) and `block_rows` x d
-    x 6 bytes; with `per_query` also N x M x 4 bytes and `block_rows` x M x 4.
+    Memory for R rows of N samples with integer ids: at most about 70 bytes x R, and `block_rows` x
+    d x 6 bytes; with `per_query` also N x M x 4 bytes and `block_rows` x M x 4.
 
     Args:
         request: what was asked.
