@@ -113,7 +113,7 @@ class Recorder:
     def add(self, rows: RowBatch, epoch: int, step: int, learning_rate: float) -> None:
         """Take in rows of the open window; non-finite ones are kept out and counted."""
         assert self._window is not None, "open_window first"
-        finite = torch.isfinite(rows.norm) & torch.isfinite(rows.sketch).all(1)
+        finite = torch.isfinite(rows.norm) & torch.isfinite(rows.sketch.sum(1))
         if not bool(finite.all()):
             self.keep_out("non-finite gradient", rows.select(~finite).ids)
             rows = rows.select(finite)

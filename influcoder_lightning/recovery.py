@@ -11,10 +11,15 @@ import torch
 
 from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version, version_file
 from influcoder_lightning.recorder import encoded_block
-from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import RunFolder, read_description
-from influcoder_lightning.store.layout import stored_dataset
-from influcoder_lightning.store.merge import manifests, merge, opened, read_windows
+from influcoder_lightning.store.manifest import Manifest
+from influcoder_lightning.store.merge import (
+    flat_sketches,
+    manifests,
+    merge,
+    opened,
+    read_windows,
+)
 from influcoder_lightning.store.segments import FeatureBlock
 
 FIT_ROWS = 512
@@ -32,10 +37,11 @@ def finish(
     Raises:
         StoreError: a segment is missing or damaged.
     """
-    windows = read_windows(folder, description)
+    parts = manifests(folder, description["world_size"])
+    windows = read_windows(folder, description, parts[0])
     if any(window["tower_version"] < 0 for window in windows):
         if not (folder / TOWERS / version_file(0)).exists():
-            _fit_first_version(folder, description)
+            _fit_first_version(folder, description, parts)
         windows = [w | {"tower_version": max(w["tower_version"], 0)} for w in windows]
     towers: dict[int, GradientTower] = {}
     keep = description["store"]["keep_sketches"]
@@ -48,7 +54,7 @@ def finish(
             towers[version], -1, torch.from_numpy(sketch), torch.from_numpy(norm), keep
         )
 
-    return merge(folder, description, windows, encode, complete=complete, note=note)
+    return merge(folder, description, parts, windows, encode, complete=complete, note=note)
 
 
 def recover(folder: Path) -> None:
@@ -74,18 +80,15 @@ def recover(folder: Path) -> None:
         run.release()
 
 
-def _fit_first_version(folder: Path, description: Mapping[str, Any]) -> None:
+def _fit_first_version(folder: Path, description: Mapping[str, Any], parts: list[Manifest]) -> None:
     store = description["store"]
     tower = GradientTower(store["sketch_dim"], store["code_dim"])
-    for manifest in manifests(folder, description["world_size"]):
+    for manifest in parts:
         for segment in manifest.segments:
-            path = manifest.verified(segment)
-            with opened(path) as file:
-                for table in schema.TABLES:
-                    if table in file:
-                        name = f"{table}/{schema.feature('sketch')}"
-                        sketches = stored_dataset(file, name, path, 2)
-                        for start in range(0, len(sketches), FIT_ROWS):
-                            tower.fit(torch.from_numpy(sketches[start : start + FIT_ROWS]))
+            with opened(manifest.verified(segment)) as file:
+                for sketches in flat_sketches(file, segment, description).values():
+                    for start in range(0, len(sketches), FIT_ROWS):
+                        block = np.array(sketches[start : start + FIT_ROWS])
+                        tower.fit(torch.from_numpy(block))
     tower.freeze()
     tower.save(folder / TOWERS, 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.gradients import GradientCapture
-from influcoder_lightning.capture.losses import response_tokens, sample_losses
+from influcoder_lightning.capture.losses import response_tokens, summed_losses
 from influcoder_lightning.capture.packing import has_blocks
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.sample_ids import batch_labels
@@ -68,11 +68,9 @@ def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int) -> Ten
     Samples without a response token get 0.
     """
     labels = batch_labels(batch, labels_key)
-    output = model(**model_inputs(batch), use_cache=False)
-    keep = response_tokens(labels) > 0
-    losses = output.logits.new_zeros(len(labels), dtype=torch.float32)
-    losses[keep] = sample_losses(output.logits[keep], labels[keep])
-    return losses
+    return summed_losses(model(**model_inputs(batch), use_cache=False).logits, labels) / (
+        response_tokens(labels).clamp(min=1)
+    )
 
 
 def model_inputs(batch: Any) -> dict[str, Tensor]:

@@ -74,11 +74,23 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
             f"{int((n == 0).sum())} of {len(n)} samples have no response token (all labels are "
             f"{IGNORE_INDEX} after the causal shift): no loss is defined for them."
         )
-    targets = labels[:, 1:]
+    return summed_losses(logits, labels) / n
+
+
+def summed_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """As `sample_losses`, but the sum over response tokens, which may be none.
+
+    The labels are shifted rather than the logits: so no logit is copied, forwards or backwards.
+    """
+    targets = torch.full_like(labels, IGNORE_INDEX)
+    targets[:, :-1] = labels[:, 1:]
     token_losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none"
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
     )
-    return token_losses.sum(1) / n
+    return token_losses.view(labels.shape).sum(1)
 
 
 @torch.no_grad()

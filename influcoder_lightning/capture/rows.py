@@ -38,6 +38,8 @@ class RowBatch:
 
     def select(self, keep: Tensor) -> RowBatch:
         """The rows where ``keep`` [B] bool is set."""
+        if bool(keep.all()):
+            return self
         index = keep.nonzero().flatten().tolist()
         return RowBatch(
             [self.ids[i] for i in index],

@@ -134,7 +134,9 @@ class CoTraining:
         if not rows:
             return None
         texts = [row.text for row in rows if row.text is not None]
-        codes = self.tower.project(torch.stack([row.sketch for row in rows])).numpy()
+        blocks = [rows[start : start + FIT_ROWS] for start in range(0, len(rows), FIT_ROWS)]
+        sketches = (torch.stack([row.sketch for row in block]) for block in blocks)
+        codes = torch.cat([self.tower.project(block) for block in sketches]).numpy()
         dense, model = None, None
         if self._sentences is not None:
             dense, model = self._sentences.encode(texts), self._sentences.model

@@ -98,7 +98,9 @@ class GradientTower:
         Their length is the share of the gradient that the code space holds, and their inner
         products estimate cosines better than those of codes.
         """
-        return functional.normalize(sketches.float(), dim=1) @ self.versions[version].T
+        sketches = sketches.float()
+        lengths = torch.linalg.vector_norm(sketches, dim=1, keepdim=True)
+        return sketches @ self.versions[version].T / lengths.clamp(min=1e-12)
 
     def save(self, folder: Path, version: int) -> None:
         """Write one version to ``folder``; on return it is on the disk."""
@@ -134,8 +136,10 @@ class RandomProjection(GradientTower):
     def __init__(self, sketch_dim: int, code_dim: int, seed: int) -> None:
         super().__init__(sketch_dim, code_dim)
         generator = torch.Generator().manual_seed(seed)
-        self._basis = torch.randn(code_dim, sketch_dim, generator=generator) / code_dim**0.5
-        self.freeze()
+        self._basis = torch.randn(code_dim, sketch_dim, generator=generator).div_(code_dim**0.5)
+        # As `freeze` does, but a matrix that never changes is kept once.
+        self._basis = self._basis.half().float()
+        self.versions.append(self._basis)
 
     def fit(self, sketches: Tensor, weight: float = 1.0) -> None:
         """Nothing to learn."""

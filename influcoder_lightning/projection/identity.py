@@ -18,4 +18,5 @@ class Identity(Projector, name="identity"):
 
     def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
         """See `Projector.add`."""
-        sketch[:, layer.offset : layer.offset + layer.numel] += rows.flatten(1)
+        own = sketch[:, layer.offset : layer.offset + layer.numel]
+        own.unflatten(1, layer.shape).add_(rows)

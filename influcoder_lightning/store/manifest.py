@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.durable import durable_path, sha256
+from influcoder_lightning.durable import crc32, durable_path
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store.flat import flat_path
 
 MANIFEST = "manifest.jsonl"
 
@@ -25,7 +26,8 @@ class Segment:
 
     Attributes:
         file: name inside the folder of its process.
-        sha256: of the file.
+        crc32: of the file.
+        flat_crc32: of the file beside it that has the sketches, "" where there is none.
         rows: rows in it.
         seen: samples seen while it was open.
         waiting: rows are sketches that no tower version has encoded yet.
@@ -33,11 +35,17 @@ class Segment:
     """
 
     file: str
-    sha256: str
+    crc32: str
     rows: int
     seen: int
     waiting: bool
+    flat_crc32: str = ""
     kept_out: dict[str, int] = field(default_factory=dict)
+
+    def paths(self, folder: Path) -> dict[Path, str]:
+        """Its files in ``folder``, and their checksums."""
+        path = folder / self.file
+        return {path: self.crc32} | ({flat_path(path): self.flat_crc32} if self.flat_crc32 else {})
 
 
 class Manifest:
@@ -53,6 +61,7 @@ class Manifest:
         self.folder = folder
         self.path = folder / MANIFEST
         self.segments: list[Segment] = _read(self.path) if self.path.exists() else []
+        self._sound: set[str] = set()
 
     @property
     def n_rows(self) -> int:
@@ -81,26 +90,27 @@ class Manifest:
         with durable_path(self.path) as part:
             part.write_bytes(b"".join(map(_line, segments)))
         self.segments = list(segments)
-        names = {segment.file for segment in segments} | {MANIFEST}
+        names = {path.name for s in segments for path in s.paths(self.folder)} | {MANIFEST}
         for path in self.folder.iterdir():
             if path.name not in names:
                 path.unlink()
 
     def verified(self, segment: Segment) -> Path:
-        """The file of a segment.
+        """The file of a segment; it and its sketches are compared with their checksums once.
 
         Raises:
             StoreError: it is missing, or not what was sealed.
         """
-        path = self.folder / segment.file
-        if not path.is_file() or path.is_symlink():
-            raise StoreError(f"{path} is missing: it holds {segment.rows} rows of this store.")
-        if sha256(path) != segment.sha256:
-            raise StoreError(
-                f"{path} is damaged (its checksum is not that of the manifest); it held "
-                f"{segment.rows} rows. Put the file back from a copy, or value the data again."
-            )
-        return path
+        for path, checksum in segment.paths(self.folder).items():
+            if not path.is_file() or path.is_symlink():
+                raise StoreError(f"{path} is missing: it holds {segment.rows} rows of this store.")
+            if segment.file not in self._sound and crc32(path) != checksum:
+                raise StoreError(
+                    f"{path} is damaged (its checksum is not that of the manifest); it held "
+                    f"{segment.rows} rows. Put the file back from a copy, or value the data again."
+                )
+        self._sound.add(segment.file)
+        return self.folder / segment.file
 
 
 def _line(segment: Segment) -> bytes:
@@ -124,7 +134,14 @@ def _read(path: Path) -> list[Segment]:
 
 def _parsed(value: dict[str, Any]) -> Segment:
     segment = Segment(**value)
-    kinds = {"file": str, "sha256": str, "rows": int, "seen": int, "kept_out": dict}
+    kinds = {
+        "file": str,
+        "crc32": str,
+        "flat_crc32": str,
+        "rows": int,
+        "seen": int,
+        "kept_out": dict,
+    }
     wrong = [name for name, kind in kinds.items() if type(getattr(segment, name)) is not kind]
     wrong += [] if all(type(n) is int for n in segment.kept_out.values()) else ["kept_out"]
     if wrong or Path(segment.file).name != segment.file or segment.rows < 0:

@@ -14,9 +14,10 @@ import numpy as np
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.flat import flat_path, map_flat
 from influcoder_lightning.store.folder import BASE
 from influcoder_lightning.store.layout import stored_dataset
-from influcoder_lightning.store.manifest import Manifest
+from influcoder_lightning.store.manifest import Manifest, Segment
 from influcoder_lightning.store.segments import SEGMENTS, FeatureBlock, rank_folder
 from influcoder_lightning.store.writer import StoreWriter
 
@@ -30,13 +31,14 @@ def manifests(folder: Path, world_size: int) -> list[Manifest]:
     return [Manifest(rank_folder(folder, rank)) for rank in range(world_size)]
 
 
-def read_windows(folder: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the sealed segments know of each window, the newest word of each, in order."""
+def read_windows(
+    folder: Path, description: Mapping[str, Any], first: Manifest
+) -> list[dict[str, Any]]:
+    """What the first process's segments know of each window, the newest word of each, in order."""
     known: dict[int, dict[str, Any]] = {}
     if description["base_rows"] is not None:
         with opened(folder / SEGMENTS / BASE) as file:
             _learn_windows(known, file, description["base_windows"])
-    first = Manifest(rank_folder(folder, 0))
     for segment in first.segments:
         with opened(first.verified(segment)) as file:
             _learn_windows(known, file)
@@ -46,6 +48,7 @@ def read_windows(folder: Path, description: Mapping[str, Any]) -> list[dict[str,
 def merge(
     folder: Path,
     description: Mapping[str, Any],
+    parts: list[Manifest],
     windows: list[dict[str, Any]],
     encode: Encode,
     *,
@@ -61,7 +64,6 @@ def merge(
     Raises:
         StoreError: a segment is missing or damaged, or rows in the file and rows sealed differ.
     """
-    parts = manifests(folder, description["world_size"])
     versions = {window["window"]: window["tower_version"] for window in windows}
     target = folder / schema.FILE_NAME
     with durable_path(target) as part:
@@ -78,7 +80,7 @@ def merge(
                     merging.add_base_rows(file, begin, begin + description["base_rows"][rank])
             for segment in manifest.segments:
                 with merging.reading(manifest.verified(segment)) as file:
-                    merging.add(file)
+                    merging.add(file, flat_sketches(file, segment, description))
             merging.end_part()
         for window in windows:
             writer.append_window(**merging.counted(window))
@@ -107,6 +109,25 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is no segment of a store: {error!s:.300}.") from error
+
+
+def flat_sketches(
+    file: h5py.File, segment: Segment, description: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The sketches beside an open segment, by table; none where it has no such file.
+
+    Raises:
+        StoreError: they are not as many as its entries.
+    """
+    path = Path(file.filename)
+    if not segment.flat_crc32:
+        return {}
+    counted = {
+        table: len(stored_dataset(file, f"{table}/{schema.feature('norm')}", path))
+        for table in schema.TABLES
+        if table in file
+    }
+    return map_flat(flat_path(path), counted, description["store"]["sketch_dim"])
 
 
 class _Merging:
@@ -140,10 +161,10 @@ class _Merging:
         self.parts.append(self._n_rows)
         self._n_rows = 0
 
-    def add(self, file: h5py.File) -> None:
+    def add(self, file: h5py.File, sketches: Mapping[str, np.ndarray]) -> None:
         for table in schema.TABLES:
             if table in file:
-                self._add_entries(file, table, slice(None))
+                self._add_entries(file, table, slice(None), sketches.get(table))
         if "query_text" in file:
             self._writer.append_encoded_texts(
                 stored_dataset(file, "query_text", self._path).asstr()[:]
@@ -163,7 +184,9 @@ class _Merging:
             self._add_entries(file, "queries", keep.nonzero()[0])
         self._writer.append_encoded_texts(file["query_text"].asstr()[:n_queries])
 
-    def _add_entries(self, file: h5py.File, table: str, chosen: Any) -> None:
+    def _add_entries(
+        self, file: h5py.File, table: str, chosen: Any, sketches: np.ndarray | None = None
+    ) -> None:
         entries = {
             name: stored_dataset(file, f"{table}/{name}", self._path)[chosen]
             for name in schema.TABLES[table]
@@ -174,6 +197,8 @@ class _Merging:
             dimensions = 2 if name in ("code", "sketch") else 1
             place = f"{table}/{schema.feature(name)}"
             entries[name] = stored_dataset(file, place, self._path, dimensions)[chosen]
+        if sketches is not None:
+            entries["sketch"] = sketches
         if table == "rows":
             windows = entries["window"].tolist()
             self._per_window.update(windows)
@@ -183,6 +208,8 @@ class _Merging:
             self._encode_waiting(table, 0)
             self._append(table, entries)
             return
+        if "sketch" not in entries:
+            raise StoreError(f"{self._path} is no segment of a store: no codes and no sketches.")
         waiting = self._waiting[table]
         self._waiting[table] = entries if waiting is None else _joined(waiting, entries)
         self._encode_waiting(table, _ENCODED_ROWS)

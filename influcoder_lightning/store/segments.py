@@ -2,8 +2,8 @@
 
 States of a segment::
 
-    open      in memory; a crash costs it. At most `max_rows` rows or `max_seconds` old.
-    written   under a temporary name, then synced
+    open      in memory; a crash costs it. At most `max_rows` rows, `max_seconds` old, or 16 MiB.
+    written   under a temporary name, then synced; its sketches, in a file beside it, first
     renamed   has its name, but no line in the manifest: does not count, removed on resume
     sealed    its line (name, checksum, rows) is in the manifest and synced: this is what "written"
               means; from here on the file never changes
@@ -15,8 +15,8 @@ whose run was killed merges what was sealed (`influcoder_lightning.recovery`).
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,11 @@ import numpy as np
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import CaptureError, StoreError
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.flat import flat_path, write_flat
 from influcoder_lightning.store.manifest import Manifest, Segment
 
 SEGMENTS = "segments"
+_MOST_BYTES = 1 << 24  # small enough that memory is used again and not fetched anew
 
 
 @dataclass
@@ -119,6 +121,7 @@ class SegmentWriter:
         schema.encode_ids(ids, self._id_dtypes.setdefault(table, schema.id_dtype(ids)))
         values = {n: np.broadcast_to(np.asarray(v), (len(ids),)) for n, v in columns.items()}
         self._tables[table].append((list(ids), values, feature))
+        self._n_bytes += sum(part.nbytes for part in feature.parts().values())
         self._n_rows += len(ids) * (table == "rows")
 
     def append_query_texts(self, texts: Sequence[Mapping[str, str]]) -> None:
@@ -131,9 +134,8 @@ class SegmentWriter:
 
     def tick(self) -> None:
         """Seal the open segment if it is full or old."""
-        if self._n_rows >= self.max_rows or (
-            self._begun is not None and monotonic() - self._begun >= self.max_seconds
-        ):
+        old = self._begun is not None and monotonic() - self._begun >= self.max_seconds
+        if self._n_rows >= self.max_rows or self._n_bytes >= _MOST_BYTES or old:
             self.seal()
         elif self._begun is None and (self._n_rows or self._seen):
             self._begun = monotonic()
@@ -161,15 +163,17 @@ class SegmentWriter:
             )
         path = self.manifest.folder / f"{self._next:08d}.h5"
         image = self._image()
-        entry = Segment(
-            file=path.name,
-            sha256=hashlib.sha256(image).hexdigest(),
-            rows=self._n_rows,
-            seen=self._seen.total(),
-            waiting=self._waiting,
-            kept_out={reason: ids.total() for reason, ids in self._kept_out.items()},
-        )
+        sketches = self._sketches()
         try:
+            entry = Segment(
+                file=path.name,
+                crc32=f"{zlib.crc32(image):08x}",
+                rows=self._n_rows,
+                seen=self._seen.total(),
+                waiting=self._waiting,
+                flat_crc32=write_flat(flat_path(path), sketches) if sketches else "",
+                kept_out={reason: ids.total() for reason, ids in self._kept_out.items()},
+            )
             with durable_path(path) as part:
                 part.write_bytes(image)
             self.manifest.append(entry)
@@ -188,6 +192,10 @@ class SegmentWriter:
         for ids, _, _ in self._tables["rows"]:
             expected.subtract(ids)
         return Counter({i: n for i, n in expected.items() if n})
+
+    def _sketches(self) -> list[np.ndarray]:
+        entries = [entry for table in schema.TABLES for entry in self._tables[table]]
+        return [f.sketch for _, _, f in entries if f.sketch is not None]
 
     def _image(self) -> bytes:
         """The segment's HDF5 file, made in memory: HDF5 takes a full disk badly."""
@@ -208,9 +216,10 @@ class SegmentWriter:
                 values = np.concatenate([columns[name] for _, columns, _ in entries])
                 group.create_dataset(name, data=values, dtype=kind)
             for name in entries[0][2].parts():
-                values = np.concatenate([feature.parts()[name] for _, _, feature in entries])
-                kind = schema.FEATURE_DTYPES[name]
-                group.create_dataset(schema.feature(name), data=values, dtype=kind)
+                if name != "sketch":
+                    values = np.concatenate([feature.parts()[name] for _, _, feature in entries])
+                    kind = schema.FEATURE_DTYPES[name]
+                    group.create_dataset(schema.feature(name), data=values, dtype=kind)
         if self._texts:
             file.create_dataset("query_text", data=self._texts, dtype=h5py.string_dtype())
         if self._windows:
@@ -226,7 +235,7 @@ class SegmentWriter:
         self._texts: list[str] = []
         self._seen: Counter[int | str] = Counter()
         self._kept_out: dict[str, Counter[int | str]] = {}
-        self._n_rows, self._waiting = 0, False
+        self._n_rows, self._n_bytes, self._waiting = 0, 0, False
         self._begun = None
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,31 @@ def segment(edit: Callable[[h5py.File], Any], *, bytes_of: Any = None) -> Callab
                 edit(file)
         listed = path.with_name("manifest.jsonl")
         line = json.loads(listed.read_text())
-        line["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        line["crc32"] = f"{zlib.crc32(path.read_bytes()):08x}"
         listed.write_text(json.dumps(line) + "\n")
         return place
 
     return make
+
+
+def flat(edit: Callable[[Path], Any], *, missing: bool = False) -> Callable[[Path], Path]:
+    """Sketches of another content, with the checksum that goes with it."""
+
+    def make(folder: Path) -> Path:
+        place = killed(folder)
+        path = place / "segments" / "rank_00000" / "00000000.f4"
+        edit(path)
+        listed = path.with_name("manifest.jsonl")
+        line = json.loads(listed.read_text())
+        line["flat_crc32"] = "0" * 8 if missing else f"{zlib.crc32(path.read_bytes()):08x}"
+        listed.write_text(json.dumps(line) + "\n")
+        return place
+
+    return make
+
+
+def moved_away(path: Path) -> None:
+    path.symlink_to(path.rename(path.parents[3] / "elsewhere"))
 
 
 def column(name: str, **options: Any) -> Callable[[h5py.File], None]:
@@ -159,7 +179,10 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rows below zero": (changed("rows", -5), "line 1"),
     "rows in words": (changed("rows", "five"), "line 1"),
     "more rows than there are": (changed("rows", 10**12), "5 rows merged"),
-    "another checksum": (changed("sha256", "0" * 64), "damaged"),
+    "another checksum": (changed("crc32", "0" * 8), "damaged"),
+    "another checksum of the sketches": (changed("flat_crc32", "0" * 8), "damaged"),
+    "no checksum of the sketches": (changed("flat_crc32", ""), "no segment"),
+    "a number for the checksum": (changed("flat_crc32", 7), "line 1"),
     "reasons with text": (changed("kept_out", {"why": "x"}), "line 1"),
     "a key too many": (changed("extra", 1), "line 1"),
 }
@@ -176,10 +199,11 @@ SEGMENT: dict[str, tuple[Callable[[Path], Path], str]] = {
         segment(column("rows/loss", shape=(5,), dtype="f4", external=[("/etc/hostname", 0, 20)])),
         "another file",
     ),
-    "sketches of text": (
-        segment(column("rows/features/gradient/sketch", data=["x"] * 5)),
-        "dimensions|damaged|no segment",
-    ),
+    "sketches cut short": (flat(lambda path: path.write_bytes(b"x" * 24)), "24 bytes"),
+    "sketches of another width": (flat(lambda path: path.write_bytes(b"x" * 400)), "400 bytes"),
+    "sketches of no bytes": (flat(lambda path: path.write_bytes(b"")), "0 bytes"),
+    "no sketches": (flat(lambda path: path.unlink(), missing=True), "missing"),
+    "sketches elsewhere": (flat(moved_away), "missing"),
     "a window that nobody opened": (
         segment(column("rows/window", data=np.full(5, 77, "i4"))),
         "no segment|damaged",
