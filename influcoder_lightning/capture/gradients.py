@@ -61,12 +61,11 @@ class CapturedRows:
     squared_norm: Tensor
 
     def rescaled(self, factor: Tensor) -> CapturedRows:
-        """Rows multiplied by ``factor`` [B], to bring them to each sample's own loss unit."""
+        """These rows times ``factor`` [B], in place: in the unit of each sample's own loss."""
         factor = factor.to(self.sketch.device)
-        return CapturedRows(
-            self.sketch * factor.to(torch.float32)[:, None],
-            self.squared_norm * factor.to(torch.float64) ** 2,
-        )
+        self.sketch *= factor.to(torch.float32)[:, None]
+        self.squared_norm *= factor.to(torch.float64) ** 2
+        return self
 
 
 class GradientCapture:
@@ -86,6 +85,7 @@ class GradientCapture:
         self.seconds = 0.0
         self._handles: list[Any] = []
         self._armed = self._compiled = False
+        self._memory = torch.empty(0)
         self._anchor: Tensor | None = None
         self._segments: Segments | None = None
         self._failure: Exception | None = None
@@ -288,14 +288,31 @@ class GradientCapture:
         if packed is not None:
             x, d = packed.unpacked(x), packed.unpacked(d)
         # Under autocast the linear saw x in the precision of its output.
-        rows = _outer_sums(d.float(), x.to(d.dtype).float())
+        rows = self._outer_sums(d.float(), x.to(d.dtype).float())
         self._calls[linear.name] = self._calls.get(linear.name, 1) - 1
         if linear.name in self._partial:
             rows = self._partial.pop(linear.name)[1].add_(rows)
         if self._calls[linear.name] > 0:
-            self._partial[linear.name] = (linear, rows)
+            self._partial[linear.name] = (linear, rows.clone())
         else:
             self._consume(linear, rows)
+
+    def _outer_sums(self, d: Tensor, x: Tensor) -> Tensor:
+        """``sum_t outer(d[b, t], x[b, t])`` [B, out, in] of d [B, T, out] and x [B, T, in].
+
+        They lie in memory that the next layer overwrites: fetching it anew for each layer costs as
+        much as the product. The narrow side comes first: BLAS takes a product of few rows four
+        times faster than one of few columns.
+        """
+        turned = d.shape[2] > x.shape[2]
+        first, second = (x, d) if turned else (d, x)
+        shape = (len(d), first.shape[2], second.shape[2])
+        n = shape[0] * shape[1] * shape[2]
+        if self._memory.numel() < n or self._memory.device != d.device:
+            self._memory = torch.empty(n, device=d.device)
+        rows = self._memory[:n].view(shape)
+        torch.bmm(first.transpose(1, 2), second, out=rows)
+        return rows.transpose(1, 2) if turned else rows
 
     def _consume(self, linear: LoraLinear, rows: Tensor) -> None:
         if self._sketch is None:
@@ -319,14 +336,3 @@ def _plain_arithmetic(device: str) -> AbstractContextManager[object]:
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device, enabled=False))
     return stack
-
-
-def _outer_sums(d: Tensor, x: Tensor) -> Tensor:
-    """``sum_t outer(d[b, t], x[b, t])`` [B, out, in] of d [B, T, out] and x [B, T, in].
-
-    The narrow side comes first: BLAS takes a product of few rows four times faster than one of few
-    columns.
-    """
-    if d.shape[2] > x.shape[2]:
-        return torch.bmm(x.transpose(1, 2), d).transpose(1, 2)
-    return torch.bmm(d.transpose(1, 2), x)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.projection.countsketch import CountSketch
 
 
 def version_file(version: int) -> str:
@@ -98,9 +100,7 @@ class GradientTower:
         Their length is the share of the gradient that the code space holds, and their inner
         products estimate cosines better than those of codes.
         """
-        sketches = sketches.float()
-        lengths = torch.linalg.vector_norm(sketches, dim=1, keepdim=True)
-        return sketches @ self.versions[version].T / lengths.clamp(min=1e-12)
+        return sketches.float() @ self.versions[version].T / _lengths(sketches)
 
     def save(self, folder: Path, version: int) -> None:
         """Write one version to ``folder``; on return it is on the disk."""
@@ -128,21 +128,36 @@ class GradientTower:
 
 
 class RandomProjection(GradientTower):
-    """The code without co-training: a fixed seeded Gaussian projection; version 0 from the start.
+    """The code without co-training: a fixed seeded CountSketch; version 0 from the start.
 
-    Johnson and Lindenstrauss (1984); entries N(0, 1/d).
+    As good as a dense Gaussian projection to d numbers, whose matrix would be read from memory in
+    every step.
     """
 
     def __init__(self, sketch_dim: int, code_dim: int, seed: int) -> None:
         super().__init__(sketch_dim, code_dim)
-        generator = torch.Generator().manual_seed(seed)
-        self._basis = torch.randn(code_dim, sketch_dim, generator=generator).div_(code_dim**0.5)
-        # As `freeze` does, but a matrix that never changes is kept once.
-        self._basis = self._basis.half().float()
+        self._layer = LoraLinear("code", nn.Linear(1, 1, bias=False), (1, sketch_dim), 0)
+        self._hash = CountSketch([self._layer], code_dim, seed)
+        buckets, signs = self._hash.buckets(self._layer, torch.device("cpu"))
+        self._basis[buckets, torch.arange(sketch_dim)] = signs
         self.versions.append(self._basis)
+
+    def project(self, sketches: Tensor, version: int = -1) -> Tensor:
+        """See `GradientTower.project`."""
+        codes = torch.zeros(len(sketches), self.code_dim)
+        self._hash.add(codes, self._layer, sketches.float()[:, None])
+        return codes / _lengths(sketches)
+
+    def encode(self, sketches: Tensor, version: int = -1) -> Tensor:
+        """See `GradientTower.encode`."""
+        return functional.normalize(self.project(sketches), dim=1)
 
     def fit(self, sketches: Tensor, weight: float = 1.0) -> None:
         """Nothing to learn."""
+
+
+def _lengths(sketches: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(sketches.float(), dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def load_version(folder: Path, version: int) -> GradientTower:

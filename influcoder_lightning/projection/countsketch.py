@@ -22,7 +22,8 @@ from torch import Tensor
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.projection import Projector, layer_generator
 
-_FEW_BLOCKS = 64  # beyond, scattering is faster than so many short runs
+_FEW_BLOCKS = {"cpu": 256}  # beyond, scattering is faster than so many short runs
+_FEW_BLOCKS_ELSEWHERE = 64
 
 
 class CountSketch(Projector, name="countsketch"):
@@ -40,16 +41,22 @@ class CountSketch(Projector, name="countsketch"):
         """See `Projector.add`."""
         tall = layer.shape[0] > layer.shape[1]
         flat = (rows.transpose(1, 2) if tall else rows).flatten(1)
-        if layer.numel <= _FEW_BLOCKS * self.dim:
-            for buckets, part, part_signs in self._layer_runs(layer, rows.device):
-                sketch[:, buckets].addcmul_(flat[:, part], part_signs)
+        few = _FEW_BLOCKS.get(rows.device.type, _FEW_BLOCKS_ELSEWHERE)
+        if layer.numel <= few * self.dim:
+            for run, part, part_signs in self._layer_runs(layer, rows.device):
+                sketch[:, run].addcmul_(flat[:, part], part_signs)
             return
-        shifts, signs = self._table(layer, rows.device)
-        places = torch.arange(layer.numel, device=rows.device)
-        shift = torch.tensor(shifts, device=rows.device)[places // self.dim]
+        buckets, signs = self.buckets(layer, rows.device)
         # index_add_ and not scatter_add_: it has a deterministic CUDA kernel, which
         # Trainer(deterministic=True) demands.
-        sketch.index_add_(1, (places + shift) % self.dim, flat * signs)
+        sketch.index_add_(1, buckets, flat * signs)
+
+    def buckets(self, layer: LoraLinear, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Bucket [numel] int64 and sign [numel] float32 of each coordinate, in sketching order."""
+        shifts, signs = self._table(layer, device)
+        places = torch.arange(layer.numel, device=device)
+        shift = torch.tensor(shifts, device=device)[places // self.dim]
+        return (places + shift) % self.dim, signs
 
     def _layer_runs(
         self, layer: LoraLinear, device: torch.device

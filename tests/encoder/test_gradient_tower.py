@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from influcoder_lightning.encoder.gradient_tower import (
     GradientTower,
@@ -95,3 +96,26 @@ def test_save_and_load(tmp_path):
     assert torch.equal(load_version(tmp_path, 0).encode(data(5)), tower.encode(data(5)))
     with pytest.raises(StoreError, match="gradient tower"):
         load_version(tmp_path, 1)
+
+
+@pytest.mark.parametrize("sizes", [(64, 16), (50, 7), (4096, 8)])
+def test_the_random_code_is_the_product_with_the_saved_matrix(sizes, tmp_path):
+    sketch_dim, code_dim = sizes
+    tower = RandomProjection(sketch_dim, code_dim, seed=3)
+    tower.save(tmp_path, 0)
+    sketches = torch.randn(5, sketch_dim)
+    expected = functional.normalize(sketches, dim=1) @ load_version(tmp_path, 0).versions[0].T
+    torch.testing.assert_close(tower.project(sketches), expected)
+    torch.testing.assert_close(tower.encode(sketches), functional.normalize(expected, dim=1))
+
+
+def test_random_codes_keep_inner_products_on_average():
+    a = torch.randn(256, generator=torch.Generator().manual_seed(0))
+    b = a + torch.randn(256, generator=torch.Generator().manual_seed(1))
+    both = torch.stack([a, b])
+    products = []
+    for seed in range(300):
+        x, y = RandomProjection(256, 32, seed).project(both)
+        products.append(float(x @ y))
+    error = torch.tensor(products).std() / len(products) ** 0.5
+    assert abs(sum(products) / 300 - float(functional.cosine_similarity(a, b, 0))) < 4 * error
