@@ -48,7 +48,7 @@ SETTINGS = {
     "short samples": SHORT,
     "short samples, batch of 128": replace(SHORT, batch=128),
     "short samples, rank 32": replace(SHORT, rank=32),
-    "short samples, rank 32, scattered": replace(SHORT, rank=32, sketch_dim=512),
+    "short samples, rank 32, scattered": replace(SHORT, rank=32, sketch_dim=128),
     "sketch of 65,536": replace(TINY, sketch_dim=65_536),
     "sketches kept": replace(TINY, keep_sketches=True, steps=100),
     "sketches kept, segments of 256 rows": replace(

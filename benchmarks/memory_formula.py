@@ -8,8 +8,10 @@ from typing import Any
 import shapes
 
 from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.capture.losses import _BLOCK_NUMBERS
 from influcoder_lightning.encoder.cotraining import FIT_ROWS
 from influcoder_lightning.projection.countsketch import _FEW_BLOCKS
+from influcoder_lightning.store.segments import _MOST_BYTES
 from influcoder_lightning.valuation import BUFFER_BYTES
 
 # Resident memory alone, measured: code of torch and HDF5 that a training does not touch by itself.
@@ -63,7 +65,8 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
     if s.co_train:
         waiting = row * min(n_rows, max(FIT_ROWS, BUFFER_BYTES // row))
     else:
-        waiting = min(n_rows, s.segment_rows) * (2 * s.code_dim + row * s.keep_sketches)
+        kept_row = 8 + 2 * s.code_dim + row * s.keep_sketches
+        waiting = kept_row * min(n_rows, s.segment_rows, _MOST_BYTES // kept_row)
     sketches = s.batch * row
     # A merge holds: its rows as they came, as one block and at unit length, these below the old
     # directions, the new directions before and after scaling, and two square matrices of float64.
@@ -71,20 +74,21 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
     return {
         "kept": {
             "sign tables": 4 * sum(x.numel for x in linears),
-            # One matrix as built, one as published: with co-training that is at the run's end.
-            "tower": basis * (1 if s.co_train else 2) + row * new,
+            "tower": basis + row * new,
             "rows": waiting,
+            # One layer's rows: memory that every layer uses in turn.
+            "layer": 4 * s.batch * max(x.numel for x in linears),
         },
         "moments": {
-            # The random matrix is drawn and scaled beside the empty one.
-            "start": 0 if s.co_train else 3 * basis,
-            # One sample's log-probabilities in float32, and its logits in float32 if they were not.
-            "losses": 4 * s.tokens * vocabulary * (1 if dtype == "float32" else 2),
-            # One layer's rows at a time, beside the batch's sketches.
-            **{x.name: sketches + s.batch * 4 * x.numel + _scattered(x, s) for x in linears},
-            # The sketches as captured, in the sample's unit, without samples that are kept out, and
-            # what it takes to see that they are finite.
-            "hand on": 4.75 * sketches,
+            # The random matrix, and as it is saved, in float16.
+            "start": 0 if s.co_train else basis + basis // 2,
+            # A few tokens' log-probabilities in float32, and their logits if they were not.
+            "losses": 4
+            * min(s.batch * s.tokens * vocabulary, _BLOCK_NUMBERS["cpu"])
+            * (1 if dtype == "float32" else 2),
+            **{x.name: sketches + _scattered(x, s) for x in linears},
+            # Codes before and after scaling, beside the sketches.
+            "hand on": sketches + 8 * s.batch * s.code_dim,
             "merge": merge if merged else 0,
         },
     }
@@ -92,7 +96,7 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
 
 def _scattered(linear: Any, setting: Setting) -> int:
     """Bytes for signed rows and places, where the sketch is too narrow for runs."""
-    few = linear.numel <= _FEW_BLOCKS * setting.sketch_dim
+    few = linear.numel <= _FEW_BLOCKS["cpu"] * setting.sketch_dim
     return 0 if few else linear.numel * (4 * setting.batch + 24)
 
 

@@ -13,6 +13,7 @@ from influcoder_lightning.errors import ConfigError, DataError
 
 LossReduction = Literal["token_mean", "sample_mean", "sum"] | Callable[[Any], Tensor]
 IGNORE_INDEX = -100
+_BLOCK_NUMBERS = {"cpu": 2**20}  # logits worked on at a time; more where calls are dear
 
 
 def response_tokens(labels: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def summed_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def observed_losses(logits: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
-    """As `sample_losses`, without gradient, one sample's response logits in memory at a time.
+    """As `sample_losses`, without gradient, a few response tokens' logits in memory at a time.
 
     Samples without a response token get NaN.
 
@@ -106,18 +107,23 @@ def observed_losses(logits: Tensor, labels: Tensor, index: Tensor | None = None)
             batch; None: sample i is row i.
     """
     keep = labels[:, 1:] != IGNORE_INDEX
-    losses = torch.full((len(labels),), float("nan"), device=logits.device)
+    samples, places = keep.nonzero(as_tuple=True)
+    positions = samples * logits.shape[1] + places if index is None else index[samples, places]
+    targets, flat = labels[:, 1:][keep], logits.flatten(0, 1)
+    sums = torch.zeros(len(labels), dtype=torch.float64, device=logits.device)
+    block = max(1, _BLOCK_NUMBERS.get(logits.device.type, 2**26) // logits.shape[2])
     with torch.autocast(logits.device.type, enabled=False):
-        for i, places in enumerate(keep.cpu()):
-            kept = places.nonzero().flatten()
-            if not len(kept):
-                continue
-            first, last = int(kept[0]), int(kept[-1])
-            if index is not None:
-                picked = logits.flatten(0, 1)[index[i, :-1][keep[i]]]
-            elif last - first + 1 == len(kept):  # one stretch: no copy
-                picked = logits[i, first : last + 1]
-            else:
-                picked = logits[i, :-1][keep[i]]
-            losses[i] = functional.cross_entropy(picked.float(), labels[i, 1:][keep[i]])
-    return losses
+        for start in range(0, len(positions), block):
+            some, wanted = positions[start : start + block], targets[start : start + block]
+            first, length = int(some[0]), int(some[-1] - some[0]) + 1
+            if len(some) < 0.8 * length:
+                losses = functional.cross_entropy(flat[some].float(), wanted, reduction="none")
+            else:  # a few tokens too many are cheaper than a copy
+                every = wanted.new_full((length,), IGNORE_INDEX)
+                every[some - first] = wanted
+                picked = flat[first : first + length].float()
+                losses = functional.cross_entropy(
+                    picked, every, ignore_index=IGNORE_INDEX, reduction="none"
+                )[some - first]
+            sums.index_add_(0, samples[start : start + block], losses.double())
+    return (sums / keep.sum(1)).float()

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
@@ -127,6 +127,12 @@ class GradientTower:
         return (u @ vh) @ padded
 
 
+class _Sketch(NamedTuple):
+    name: str
+    shape: tuple[int, int]
+    numel: int
+
+
 class RandomProjection(GradientTower):
     """The code without co-training: a fixed seeded CountSketch; version 0 from the start.
 
@@ -136,7 +142,7 @@ class RandomProjection(GradientTower):
 
     def __init__(self, sketch_dim: int, code_dim: int, seed: int) -> None:
         super().__init__(sketch_dim, code_dim)
-        self._layer = LoraLinear("code", nn.Linear(1, 1, bias=False), (1, sketch_dim), 0)
+        self._layer = _Sketch("code", (1, sketch_dim), sketch_dim)
         self._hash = CountSketch([self._layer], code_dim, seed)
         buckets, signs = self._hash.buckets(self._layer, torch.device("cpu"))
         self._basis[buckets, torch.arange(sketch_dim)] = signs

@@ -14,16 +14,32 @@ buckets, and in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.projection import Projector, layer_generator
 
 _FEW_BLOCKS = {"cpu": 256}  # beyond, scattering is faster than so many short runs
 _FEW_BLOCKS_ELSEWHERE = 64
+
+
+class Matrix(Protocol):
+    """What is sketched: a LoRA linear's gradient, or anything else with a name and a shape."""
+
+    @property
+    def name(self) -> str:
+        """Draws the hash, together with the seed."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of one row."""
+
+    @property
+    def numel(self) -> int:
+        """Numbers in it."""
 
 
 class CountSketch(Projector, name="countsketch"):
@@ -31,13 +47,13 @@ class CountSketch(Projector, name="countsketch"):
 
     version = 3  # 1: scattered buckets; 2: always row-major
 
-    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.dim = dim
         self._seed = seed
         self._tables: dict[tuple[str, torch.device], tuple[list[int], Tensor]] = {}
         self._runs: dict[tuple[str, torch.device], list[tuple[slice, slice, Tensor]]] = {}
 
-    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+    def add(self, sketch: Tensor, layer: Matrix, rows: Tensor) -> None:
         """See `Projector.add`."""
         tall = layer.shape[0] > layer.shape[1]
         flat = (rows.transpose(1, 2) if tall else rows).flatten(1)
@@ -51,16 +67,14 @@ class CountSketch(Projector, name="countsketch"):
         # Trainer(deterministic=True) demands.
         sketch.index_add_(1, buckets, flat * signs)
 
-    def buckets(self, layer: LoraLinear, device: torch.device) -> tuple[Tensor, Tensor]:
+    def buckets(self, layer: Matrix, device: torch.device) -> tuple[Tensor, Tensor]:
         """Bucket [numel] int64 and sign [numel] float32 of each coordinate, in sketching order."""
         shifts, signs = self._table(layer, device)
         places = torch.arange(layer.numel, device=device)
         shift = torch.tensor(shifts, device=device)[places // self.dim]
         return (places + shift) % self.dim, signs
 
-    def _layer_runs(
-        self, layer: LoraLinear, device: torch.device
-    ) -> list[tuple[slice, slice, Tensor]]:
+    def _layer_runs(self, layer: Matrix, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
         """Neighbouring buckets, the coordinates that go to them, and their signs."""
         key = (layer.name, device)
         if key not in self._runs:
@@ -78,7 +92,7 @@ class CountSketch(Projector, name="countsketch"):
             self._runs[key] = runs
         return self._runs[key]
 
-    def _table(self, layer: LoraLinear, device: torch.device) -> tuple[list[int], Tensor]:
+    def _table(self, layer: Matrix, device: torch.device) -> tuple[list[int], Tensor]:
         key = (layer.name, device)
         if key not in self._tables:
             generator = layer_generator(self._seed, layer.name)
