@@ -325,7 +325,7 @@ class Valuation:
             text_tower = self._cotraining.finish_text_tower()
             if text_tower is not None:
                 self._cotraining.save_text_tower(text_tower, self.folder / "encoder")
-        counts = finish(self.folder, self._description)
+        counts = finish(self.folder, self._description, own=self.recorder.segments.manifest)
         tidy(self._run)
         self._leave()
         return counts

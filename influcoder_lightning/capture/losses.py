@@ -13,7 +13,7 @@ from influcoder_lightning.errors import ConfigError, DataError
 
 LossReduction = Literal["token_mean", "sample_mean", "sum"] | Callable[[Any], Tensor]
 IGNORE_INDEX = -100
-_BLOCK_NUMBERS = {"cpu": 2**20}  # logits worked on at a time; more where calls are dear
+_BLOCK_NUMBERS = {"cpu": 2**19}  # logits worked on at a time; more where calls are dear
 
 
 def response_tokens(labels: Tensor) -> Tensor:

@@ -127,6 +127,9 @@ class GradientTower:
         return (u @ vh) @ padded
 
 
+_FEW_BLOCKS = 256  # beyond, the matrix is small and hashing slow
+
+
 class _Sketch(NamedTuple):
     name: str
     shape: tuple[int, int]
@@ -150,6 +153,8 @@ class RandomProjection(GradientTower):
 
     def project(self, sketches: Tensor, version: int = -1) -> Tensor:
         """See `GradientTower.project`."""
+        if self.sketch_dim > _FEW_BLOCKS * self.code_dim:
+            return super().project(sketches)
         codes = torch.zeros(len(sketches), self.code_dim)
         self._hash.add(codes, self._layer, sketches.float()[:, None])
         return codes / _lengths(sketches)

@@ -84,6 +84,7 @@ class Manifest:
                 file.truncate(before)
                 raise
         self.segments.append(segment)
+        self._sound.add(segment.file)  # just written, by ourselves
 
     def keep(self, segments: list[Segment]) -> None:
         """Forget all but ``segments``, and remove every other file of the folder."""
