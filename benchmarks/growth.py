@@ -26,7 +26,8 @@ import matplotlib
 import numpy as np
 import report
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from capture_cost import Module
+from lightning.pytorch import Callback, Trainer
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -52,22 +53,6 @@ VOCABULARY, SKIP = 1000, 3
 PLOT = Path(__file__).parent.parent / "docs" / "growth.svg"
 
 Shape = dict[str, int]
-
-
-class Module(LightningModule):
-    """An existing user's module."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The model's own loss."""
-        return self.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the LoRA weights."""
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-4)
 
 
 class Clock(Callback):

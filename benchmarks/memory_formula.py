@@ -97,7 +97,7 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
 def _scattered(linear: Any, setting: Setting) -> int:
     """Bytes for signed rows and places, where the sketch is too narrow for runs."""
     few = linear.numel <= _FEW_BLOCKS["cpu"] * setting.sketch_dim
-    return 0 if few else linear.numel * (4 * setting.batch + 24)
+    return 0 if few else linear.numel * (4 * setting.batch + 8)
 
 
 def expected(parts: dict[str, Any], plain: dict[str, float], device: str) -> float:
