@@ -185,24 +185,31 @@ def cost(
         callbacks: list[Callback] = [clock]
         if settings is not None:
             callbacks.append(InfluenceCallback(f"{folder}/store", **settings))
-        trainer = Trainer(
-            default_root_dir=folder,
-            max_epochs=1,
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-        )
-        trainer.fit(Module(model), batches)
+        fit(model, batches, callbacks, folder, device)
         end = clock.now()
     last = clock.times[-1]
     per_step = (last - clock.times[SKIP]) / steps
     co_trained = settings is not None and settings.get("co_train", True)
     merging = batch / FIT_ROWS * merge_cost(clock) if co_trained else 0.0
     return per_step + merging, (end - clock.merging - last) / 1000
+
+
+def fit(
+    model: Any, batches: Any, callbacks: list[Callback], folder: str, device: str = "cpu"
+) -> None:
+    """One epoch of a user's Trainer without anything that costs time of its own."""
+    trainer = Trainer(
+        default_root_dir=folder,
+        max_epochs=1,
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(Module(model), batches)
 
 
 def sentence_encoder(folder: Path, device: str) -> Any:

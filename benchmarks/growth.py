@@ -26,8 +26,8 @@ import matplotlib
 import numpy as np
 import report
 import torch
-from capture_cost import Module
-from lightning.pytorch import Callback, Trainer
+from capture_cost import fit
+from lightning.pytorch import Callback
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -175,17 +175,7 @@ def step_ms(shape: Shape, captures: bool) -> float:
         callbacks: list[Callback] = [clock]
         if captures:
             callbacks.append(InfluenceCallback(f"{folder}/store", co_train=False))
-        trainer = Trainer(
-            default_root_dir=folder,
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-        )
-        trainer.fit(Module(model), batches)
+        fit(model, batches, callbacks, folder)
     return 1000 * float(np.median(np.diff(clock.times[SKIP:])))
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import report
 import shapes
 import torch
-from capture_cost import Module
+from capture_cost import fit
 from lightning.pytorch import Callback, Trainer
 from memory_formula import LIBRARIES, Setting, expected, terms
 from torch.utils.data import DataLoader
@@ -196,26 +196,15 @@ def train(setting: Setting, captured: bool, instrument: str, dtype: str) -> dict
     moments = Moments(device)
     with tempfile.TemporaryDirectory() as folder:
         callbacks: list[Callback] = [setting.callback(f"{folder}/store")] if captured else []
-        trainer = Trainer(
-            default_root_dir=folder,
-            max_epochs=1,
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[moments, *callbacks],
-        )
         if instrument == "profiler":
             with torch.profiler.profile(
                 activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
             ) as profile:
-                trainer.fit(Module(model), batches)
+                fit(model, batches, [moments, *callbacks], folder, device)
             return levels(profile)
         if instrument == "rss":
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        trainer.fit(Module(model), batches)
+        fit(model, batches, [moments, *callbacks], folder, device)
     return moments.levels if instrument == "cuda" else {"rss": moments.resident}
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import shapes
+import torch
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.capture.losses import _BLOCK_NUMBERS
 from influcoder_lightning.encoder.cotraining import FIT_ROWS
-from influcoder_lightning.projection.countsketch import _FEW_BLOCKS
+from influcoder_lightning.projection.countsketch import few_blocks
 from influcoder_lightning.store.segments import _MOST_BYTES
 from influcoder_lightning.valuation import BUFFER_BYTES
 
@@ -96,7 +97,7 @@ def terms(setting: Setting, linears: list[Any], vocabulary: int, dtype: str) -> 
 
 def _scattered(linear: Any, setting: Setting) -> int:
     """Bytes for signed rows and places, where the sketch is too narrow for runs."""
-    few = linear.numel <= _FEW_BLOCKS["cpu"] * setting.sketch_dim
+    few = linear.numel <= few_blocks(torch.device("cpu")) * setting.sketch_dim
     return 0 if few else linear.numel * (4 * setting.batch + 8)
 
 

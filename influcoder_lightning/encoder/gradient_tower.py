@@ -22,7 +22,7 @@ from torch.nn import functional
 from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.projection.countsketch import CountSketch
+from influcoder_lightning.projection.countsketch import CountSketch, few_blocks
 
 
 def version_file(version: int) -> str:
@@ -127,9 +127,6 @@ class GradientTower:
         return (u @ vh) @ padded
 
 
-_FEW_BLOCKS = 256  # beyond, the matrix is small and hashing slow
-
-
 class _Sketch(NamedTuple):
     name: str
     shape: tuple[int, int]
@@ -153,8 +150,8 @@ class RandomProjection(GradientTower):
 
     def project(self, sketches: Tensor, version: int = -1) -> Tensor:
         """See `GradientTower.project`."""
-        if self.sketch_dim > _FEW_BLOCKS * self.code_dim:
-            return super().project(sketches)
+        if self.sketch_dim > few_blocks(sketches.device) * self.code_dim:
+            return super().project(sketches)  # the matrix is small, and hashing slow
         codes = torch.zeros(len(sketches), self.code_dim)
         self._hash.add(codes, self._layer, sketches.float()[:, None])
         return codes / _lengths(sketches)

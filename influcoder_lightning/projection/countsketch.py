@@ -22,8 +22,10 @@ from torch import Tensor
 
 from influcoder_lightning.projection import Projector, layer_generator
 
-_FEW_BLOCKS = {"cpu": 256}  # beyond, scattering is faster than so many short runs
-_FEW_BLOCKS_ELSEWHERE = 64
+
+def few_blocks(device: torch.device) -> int:
+    """Blocks of a row beyond which other ways are faster than so many short runs."""
+    return 256 if device.type == "cpu" else 64
 
 
 class Matrix(Protocol):
@@ -57,8 +59,7 @@ class CountSketch(Projector, name="countsketch"):
         """See `Projector.add`."""
         tall = layer.shape[0] > layer.shape[1]
         flat = (rows.transpose(1, 2) if tall else rows).flatten(1)
-        few = _FEW_BLOCKS.get(rows.device.type, _FEW_BLOCKS_ELSEWHERE)
-        if layer.numel <= few * self.dim:
+        if layer.numel <= few_blocks(rows.device) * self.dim:
             for run, part, part_signs in self._layer_runs(layer, rows.device):
                 sketch[:, run].addcmul_(flat[:, part], part_signs)
             return
