@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.diversity import MAX_SIMILARITY, take_diverse
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 
 Groups = Mapping[Any, Any] | Sequence[Any] | NDArray[Any]
+Codes = NDArray[Any] | Callable[[NDArray[Any]], NDArray[Any]]
 Strategy = Callable[..., list[Any]]
 _S = TypeVar("_S", bound=Strategy)
 
@@ -25,8 +27,8 @@ _STRATEGIES: dict[str, Strategy] = {}
 def register_strategy(name: str) -> Callable[[_S], _S]:
     """Make a function available as `select(strategy=name)`.
 
-    It takes the ranking, and by keyword those of k, threshold, groups, quota and seed that it
-    uses; one without a default is required.
+    It takes the ranking, and by keyword those of k, threshold, groups, quota, codes,
+    max_similarity and seed that it uses; one without a default is required.
 
     Raises:
         RankingError: the name is taken.
@@ -54,6 +56,8 @@ def select(
     threshold: float | None = None,
     groups: Groups | None = None,
     quota: int | Mapping[Any, int] | None = None,
+    codes: Codes | None = None,
+    max_similarity: float | None = None,
     seed: int = 0,
 ) -> list[Any]:
     """Ids of the chosen samples.
@@ -63,12 +67,16 @@ def select(
         strategy: `top_k` (best first), `bottom_k` (worst first), `random` (k ids without
             replacement, a function of the ids and the seed, not of the scores), `threshold`
             (scores of at least `threshold`, best first), `per_group` (the best `quota` of each
-            group, best first).
-        k: how many, for `top_k`, `bottom_k` and `random`.
+            group, best first), `diverse` (best first, without near-copies of a sample that was
+            taken before; see `diversity.take_diverse`).
+        k: how many, for `top_k`, `bottom_k`, `random` and `diverse`.
         threshold: for `threshold`.
         groups: for `per_group`: id -> group, or one group per sample in the ranking's order.
         quota: for `per_group`: a number for each group, or group -> number; a group is left out
             by 0.
+        codes: for `diverse`: [N, d] in the ranking's order, or a function of ids [n] that gives
+            theirs [n, d], such as `diversity.SampleCodes(store)`.
+        max_similarity: for `diverse`: the largest cosine of two chosen samples, 0.95 by default.
         seed: for `random`.
 
     Raises:
@@ -83,6 +91,8 @@ def select(
         ['b', 'c', 'd']
         >>> select(ranking, "per_group", groups=["x", "y", "x", "y"], quota=1)
         ['b', 'c']
+        >>> select(ranking, "diverse", k=2, codes=np.array([[1, 0], [0, 2], [0, 1], [3, 1]]))
+        ['b', 'd']
     """
     if not isinstance(strategy, str) or strategy not in _STRATEGIES:
         close = difflib.get_close_matches(str(strategy), available_strategies(), n=1)
@@ -96,6 +106,7 @@ def select(
     used = {parameter.name for parameter in parameters}
     required = {p.name for p in parameters if p.default is inspect.Parameter.empty}
     given: dict[str, Any] = {"k": k, "threshold": threshold, "groups": groups, "quota": quota}
+    given |= {"codes": codes, "max_similarity": max_similarity}
     given = {name: value for name, value in given.items() if value is not None}
     # The seed has a default, so that a strategy without chance just does not get it.
     given |= {"seed": seed} if "seed" in used else {}
@@ -172,6 +183,30 @@ def _per_group(ranking: Ranking, *, groups: Groups, quota: int | Mapping[Any, in
         raise RankingError("every quota is 0, so nothing would be selected; raise one")
     chosen.sort(key=ranking.ranks.__getitem__)
     return ranking.sample_ids[chosen].tolist()
+
+
+@register_strategy("diverse")
+def _diverse(
+    ranking: Ranking, *, k: int, codes: Codes, max_similarity: float = MAX_SIMILARITY
+) -> list[Any]:
+    ids = ranking.sample_ids
+
+    def fetch(positions: NDArray[np.int64]) -> NDArray[Any]:
+        return codes(ids[positions]) if callable(codes) else table[positions]
+
+    table = np.empty(0) if callable(codes) else _code_table(codes, len(ids))
+    chosen = take_diverse(ranking.order[: ranking.n_scored], fetch, k, max_similarity)
+    return ids[chosen].tolist()
+
+
+def _code_table(codes: NDArray[Any], n: int) -> NDArray[Any]:
+    table = np.asarray(codes)
+    if table.ndim != 2 or len(table) != n or table.dtype.kind not in "fiu":
+        raise RankingError(
+            f"codes is {table.dtype} of shape {table.shape}; give real numbers [{n}, d], a row per "
+            "sample in the order of ranking.sample_ids"
+        )
+    return table
 
 
 def _quotas(quota: int | Mapping[Any, int], labels: list[Any]) -> dict[Any, int]:

@@ -39,9 +39,13 @@ _KINDS = {
     "influence.refresh_queries_every_n_steps": (_WHOLE,),
     "select.k": (_WHOLE,),
     "select.threshold": (_NUMBER,),
+    "select.max_similarity": (_NUMBER,),
     "icp.n_queries": (_WHOLE,),
     "icp.max_length": (_WHOLE,),
     "fidelity.distil.max_tokens": (_WHOLE,),
+    "lds.removal_methods": (_LIST,),
+    "lds.processes": (_WHOLE,),
+    "lds.models": (_TEXT,),
 }
 _LEAST = {
     "seed": 0,
@@ -68,6 +72,9 @@ _LEAST = {
     "quickstart.pretrain_steps": 0,
     "quickstart.hidden_size": 1,
     "lora.r": 1,
+    "lds.n_subsets": 3,
+    "lds.subset_seed": 0,
+    "lds.processes": 1,
 }
 # Far beyond any use; what is larger would only fill the memory.
 _MOST = {
@@ -141,7 +148,7 @@ def _value(content: Any, key: str) -> tuple[Any, str | None]:
 
 
 def _check(key: str, value: Any, default: Any, where: str) -> None:
-    if key in ("a", "b", "seeds", "select.quota"):  # checked where they are used
+    if key in ("a", "b", "seeds", "select.quota", "lds.scores"):  # checked where they are used
         return
     kinds = _KINDS.get(key) or _kinds_of(default)
     if value is None:

@@ -40,6 +40,6 @@ def steps(materials: Materials, folder: Path) -> tuple[Ranking, dict[str, Any]]:
     check(materials)
     store = valuate.value(materials, folder)
     ranking = valuate.rank(store, materials, folder)
-    choose(materials, ranking, folder)
+    choose(materials, ranking, folder, folder)
     comparison = compare(materials, ranking, folder, adapter=folder / "adapter")
     return ranking, comparison

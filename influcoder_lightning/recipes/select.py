@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
@@ -31,8 +32,9 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, folder: Path) -> None:
     """Write ``selected.jsonl`` (and ``ranking.csv``, where the run is ranked anew)."""
     materials = Materials(cfg, "select")
-    ranking = ranking_of(materials, source_folder(cfg, "select"), folder)
-    choose(materials, ranking, folder)
+    source = source_folder(cfg, "select")
+    ranking = ranking_of(materials, source, folder)
+    choose(materials, ranking, folder, source)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
 
 
@@ -61,17 +63,28 @@ def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
     return fit_to_pool(ranking, materials.pool, str(path))
 
 
-def choose(materials: Materials, ranking: Ranking, folder: Path) -> list[Any]:
-    """Ids of the chosen samples; writes their rows to ``selected.jsonl``."""
+def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -> list[Any]:
+    """Ids of the chosen samples; writes their rows to ``selected.jsonl``.
+
+    Args:
+        materials: pool and settings.
+        ranking: of the pool.
+        folder: to write to.
+        source: run whose codes ``select.strategy=diverse`` compares.
+    """
     options = plain(materials.cfg.select)
     pool = materials.pool
-    groups = None
     if options["strategy"] == "per_group":
-        groups = _groups(pool)
-    ids = choose_ids(ranking, groups=groups, seed=materials.cfg.seed, **options)
+        options["groups"] = _groups(pool)
+    if options["strategy"] == "diverse":
+        options["codes"] = SampleCodes(InfluenceStore(locate(source, "influence")))
+    ids = choose_ids(ranking, seed=materials.cfg.seed, **options)
     rows = select_rows(pool.rows, ids, ranking, pool.ids)
     write_jsonl(rows, folder / SELECTED)
     log.info("selected %d of %d samples: %s", len(ids), len(pool), folder / SELECTED)
+    if options["strategy"] == "diverse":
+        last = ranking.ranks[ranking.sample_ids == ids[-1]].item()
+        log.info("passed over %d near-copies of better samples", last - len(ids))
     return ids
 
 

@@ -141,9 +141,9 @@ def test_pipeline_equals_the_steps_of_the_quickstart(base, tmp_path):
     assert "report.md" in {path.name for path in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("strategy", ["bottom_k", "random", "threshold", "per_group"])
+@pytest.mark.parametrize("strategy", ["bottom_k", "random", "diverse", "threshold", "per_group"])
 def test_select_strategies(base, tmp_path, strategy):
-    if strategy in ("bottom_k", "random"):
+    if strategy in ("bottom_k", "random", "diverse"):
         options = [f"select.strategy={strategy}"]
         expected = K
     elif strategy == "threshold":
