@@ -62,6 +62,8 @@ class InfluenceCallback(Checkpointed):
         co_train: learn the towers while training; else codes are a fixed random projection.
         co_train_every_n_steps: optimizer steps between steps of co-training.
         keep_sketches: also store the float32 sketches.
+        optimizer_features: also store the update that the optimizer (Adam, AdamW or SGD) would make
+            from each sample's gradient, for ``rank("less")``; see ``capture/updates.py``.
         every_n_train_steps: capture each n-th optimizer step (with all its micro-batches).
         refresh_queries_every_n_steps: optimizer steps per window; None: a window is an epoch.
         overwrite: replace a store that is already in ``dirpath``.
@@ -105,6 +107,7 @@ class InfluenceCallback(Checkpointed):
         co_train: bool = True,
         co_train_every_n_steps: int = 10,
         keep_sketches: bool = False,
+        optimizer_features: bool = False,
         every_n_train_steps: int = 1,
         refresh_queries_every_n_steps: int | None = None,
         overwrite: bool = False,
@@ -139,6 +142,7 @@ class InfluenceCallback(Checkpointed):
                 text_encoder=text_encoder,
                 co_train=co_train,
                 keep_sketches=keep_sketches,
+                optimizer_features=optimizer_features,
                 overwrite=overwrite,
                 seed=seed,
                 segment_rows=segment_rows,
@@ -223,7 +227,8 @@ class InfluenceCallback(Checkpointed):
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "mode": "training",
         }
-        valuation = Valuation(pl_module, folder, self.options, config, pointer)
+        optimizer = trainer.optimizers[0] if trainer.optimizers else None
+        valuation = Valuation(pl_module, folder, self.options, config, pointer, optimizer)
         self._valuation = valuation
         self._rate_shares = rate_shares(trainer, valuation.capture.linears)
         start = valuation.restored.get("window_start")
@@ -257,10 +262,10 @@ class InfluenceCallback(Checkpointed):
     ) -> None:
         """Remember how the loss of this micro-batch was scaled."""
         if self._micro is not None:
-            self._active().capture.begin_backward()
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else float(scaler.get_scale())
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
+            self._active().capture.begin_backward(self._micro.unit())
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 
     @valuing
@@ -378,7 +383,8 @@ class InfluenceCallback(Checkpointed):
             recorder.keep_out("training_step returned no loss", micro.ids)
             return
         if not self._warned_loss:
-            self._warned_loss = warn_reduction(self.loss_reduction, micro, losses)
+            strict = self.options.optimizer_features
+            self._warned_loss = warn_reduction(self.loss_reduction, micro, losses, refuse=strict)
         rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
         repeated = micro.beyond(self._n_real)
         recorder.keep_out(PADDING, rows.select(repeated).ids)

@@ -57,7 +57,7 @@ def extract_features(
             sketch_dim, code_dim, text_encoder, co_train, keep_sketches, overwrite, seed.
 
     Raises:
-        ConfigError: unknown option.
+        ConfigError: unknown option, or `optimizer_features`, which needs an optimizer.
         CaptureError, DataError, StoreError: as in training.
 
     Example::
@@ -69,6 +69,11 @@ def extract_features(
         settings = Options(**options)
     except TypeError as error:
         raise ConfigError(f"extract_features: {error}") from error
+    if settings.optimizer_features:
+        raise ConfigError(
+            "extract_features: a frozen model has no optimizer, so `optimizer_features` has "
+            "nothing to read. Leave it out, or value the pool in a training run."
+        )
     valuation = Valuation(model, Path(dirpath), settings, {"mode": "frozen"})
     recorder = valuation.recorder
     device = next(valuation.model.parameters()).device

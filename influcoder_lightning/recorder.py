@@ -114,6 +114,8 @@ class Recorder:
         """Take in rows of the open window; non-finite ones are kept out and counted."""
         assert self._window is not None, "open_window first"
         finite = torch.isfinite(rows.norm) & torch.isfinite(rows.sketch.sum(1))
+        if rows.update is not None:
+            finite &= torch.isfinite(rows.update.norm) & torch.isfinite(rows.update.sketch.sum(1))
         if not bool(finite.all()):
             self.keep_out("non-finite gradient", rows.select(~finite).ids)
             rows = rows.select(finite)
@@ -219,19 +221,22 @@ class Recorder:
             self._put("queries", window, queries, columns)
 
     def _put(self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, Any]) -> None:
-        if self.tower.versions:
-            feature = encoded_block(
-                self.tower, window.version, rows.sketch, rows.norm, self.keep_sketches
-            )
-        else:
-            feature = FeatureBlock(norm=rows.norm.float().numpy(), sketch=rows.sketch.numpy())
+        update = rows.update
+        feature = self._block(window, rows.sketch, rows.norm)
+        second = None if update is None else self._block(window, update.sketch, update.norm)
         shared = {
             "window": window.index,
             "n_tokens": rows.n_tokens.numpy(),
             "loss": rows.loss.float().numpy(),
             "tower_version": window.version,
         }
-        self.segments.append(table, rows.ids, {**shared, **columns}, feature)
+        self.segments.append(table, rows.ids, {**shared, **columns}, feature, second)
+
+    def _block(self, window: _Window, sketch: Tensor, norm: Tensor) -> FeatureBlock:
+        """Rows as their segment keeps them: encoded, or waiting for the first version."""
+        if self.tower.versions:
+            return encoded_block(self.tower, window.version, sketch, norm, self.keep_sketches)
+        return FeatureBlock(norm=norm.float().numpy(), sketch=sketch.numpy())
 
 
 def encoded_block(

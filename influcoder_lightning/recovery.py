@@ -20,6 +20,7 @@ from influcoder_lightning.store.merge import (
     opened,
     read_windows,
 )
+from influcoder_lightning.store.schema import GRADIENT
 from influcoder_lightning.store.segments import FeatureBlock
 
 FIT_ROWS = 512
@@ -95,7 +96,9 @@ def _fit_first_version(folder: Path, description: Mapping[str, Any], parts: list
     for manifest in parts:
         for segment in manifest.segments:
             with opened(manifest.verified(segment)) as file:
-                for sketches in flat_sketches(file, segment, description).values():
+                for (_, feature), sketches in flat_sketches(file, segment, description).items():
+                    if feature != GRADIENT:  # the tower of a run that ended well has seen no other
+                        continue
                     for start in range(0, len(sketches), FIT_ROWS):
                         block = np.array(sketches[start : start + FIT_ROWS])
                         tower.fit(torch.from_numpy(block))

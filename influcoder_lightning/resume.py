@@ -37,6 +37,7 @@ _MAY_CHANGE = {
     "segment_seconds",
     "tokenizer",
 }
+_ADDED = {"optimizer_features": False}  # options that runs of earlier releases do not name
 
 
 def save(
@@ -242,7 +243,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that rows of one store must share, flat."""
     store = description["store"]
     attributes = store["attributes"]
-    values = {"processes": description["world_size"], **attributes["config"]}
+    values = {"processes": description["world_size"], **_ADDED, **attributes["config"]}
     values |= {f"lora.{name}": value for name, value in attributes["lora"].items()}
     values["projector_version"] = attributes["projector"]["version"]
     layers = [list(layer) for layer in store["layers"]]

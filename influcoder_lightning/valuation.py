@@ -31,6 +31,7 @@ from influcoder_lightning.capture.observer import LossObserver
 from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
 from influcoder_lightning.errors import ConfigError
@@ -59,6 +60,7 @@ class Options:
     text_encoder: Any = None
     co_train: bool = True
     keep_sketches: bool = False
+    optimizer_features: bool = False
     overwrite: bool = False
     seed: int = 0
     segment_rows: int = 2048
@@ -90,6 +92,7 @@ class Valuation:
         options: shared options.
         config: recorded in the store beside them.
         pointer: what `save_state` returned, to go on from there; None: a new store.
+        optimizer: of the training, where ``options.optimizer_features``.
 
     Raises:
         CaptureError: nothing to capture, or something that is not supported.
@@ -104,6 +107,7 @@ class Valuation:
         options: Options,
         config: Mapping[str, Any],
         pointer: Mapping[str, Any] | None = None,
+        optimizer: Any = None,
     ) -> None:
         compiled = bool(compiled_parts(module))
         if compiled and not options.allow_compiled:
@@ -113,7 +117,8 @@ class Valuation:
         linears = find_lora_linears(self.model)
         self._warn_uncaptured(linears)
         projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
-        self.capture = GradientCapture(linears, projector)
+        rules = update_rules(optimizer, linears) if options.optimizer_features else None
+        self.capture = GradientCapture(linears, projector, rules)
         self.observer = LossObserver(self.model)
         self._own_seconds = 0.0
         self._run: RunFolder | None = None
@@ -180,6 +185,7 @@ class Valuation:
                 "code_dim": options.code_dim,
                 "sketch_dim": projector.dim,
                 "keep_sketches": options.keep_sketches,
+                "updates": options.optimizer_features,
                 "layers": [(x.name, *x.shape, x.offset) for x in linears],
                 "attributes": {
                     "created_by": f"{name} {version(name)}",

@@ -11,7 +11,7 @@ several times, and every gradient passes through unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.capture.packing import Segments
+from influcoder_lightning.capture.updates import UpdateRule
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.projection import Projector
 
@@ -55,10 +56,12 @@ class CapturedRows:
     Attributes:
         sketch: [B, D] float32.
         squared_norm: [B] float64, of the gradient before projection.
+        update: the optimizer updates of the same samples, where they were asked for.
     """
 
     sketch: Tensor
     squared_norm: Tensor
+    update: CapturedRows | None = None
 
     def rescaled(self, factor: Tensor) -> CapturedRows:
         """These rows times ``factor`` [B], in place: in the unit of each sample's own loss."""
@@ -66,6 +69,26 @@ class CapturedRows:
         self.sketch *= factor.to(torch.float32)[:, None]
         self.squared_norm *= factor.to(torch.float64) ** 2
         return self
+
+
+class _Projected:
+    """Sketches and norms of a micro-batch's rows, to which one layer after the other is added."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._projector = projector
+        self.sketch: Tensor | None = None
+        self._norms: list[Tensor] = []
+
+    def add(self, linear: LoraLinear, rows: Tensor) -> None:
+        if self.sketch is None:
+            self.sketch = torch.zeros((len(rows), self._projector.dim), device=rows.device)
+        self._norms.append(torch.linalg.vector_norm(rows, dim=(1, 2)))
+        self._projector.add(self.sketch, linear, rows)
+
+    def captured(self, update: CapturedRows | None = None) -> CapturedRows:
+        assert self.sketch is not None, "no layer was added"
+        squared_norm = torch.stack(self._norms).double().square().sum(0)
+        return CapturedRows(self.sketch, squared_norm, update)
 
 
 class GradientCapture:
@@ -77,16 +100,24 @@ class GradientCapture:
     Args:
         linears: the linears to watch, see `find_lora_linears`.
         projector: turns a layer's gradient rows into sketches.
+        rules: the optimizer's rule for each linear, by name, where updates are captured too.
     """
 
-    def __init__(self, linears: list[LoraLinear], projector: Projector) -> None:
+    def __init__(
+        self,
+        linears: list[LoraLinear],
+        projector: Projector,
+        rules: Mapping[str, UpdateRule] | None = None,
+    ) -> None:
         self.linears = linears
         self.projector = projector
+        self._rules = rules
         self.seconds = 0.0
         self._handles: list[Any] = []
         self._armed = self._compiled = False
         self._memory = torch.empty(0)
         self._anchor: Tensor | None = None
+        self._unit: Tensor | None = None
         self._segments: Segments | None = None
         self._failure: Exception | None = None
         self._reset(0)
@@ -138,9 +169,17 @@ class GradientCapture:
         if own_backward:
             self._anchor = torch.zeros((), requires_grad=True)
 
-    def begin_backward(self) -> None:
-        """Say that the forward is over: later calls of a module are recomputations."""
+    def begin_backward(self, unit: Tensor | None = None) -> None:
+        """Say that the forward is over: later calls of a module are recomputations.
+
+        Args:
+            unit: [B] the factor that brings each row into the unit of its sample's own loss. An
+                update is not linear in the gradient, so it is captured only where this is known
+                before the backward pass.
+        """
         self._in_backward = True
+        if self._rules is not None and unit is not None:
+            self._unit = unit.to(torch.float32)[:, None, None]
 
     def backward(self, loss: Tensor) -> None:
         """A backward pass from ``loss`` [] to the taps and no further.
@@ -182,19 +221,19 @@ class GradientCapture:
                 "that reads the weights past their linears, as fused kernels do. Call "
                 "torch.compiler.reset() before the fit, or train without such code."
             )
-        if self._sketch is None and self._anchor is not None and self._ran_without_gradient:
+        empty = self._rows.sketch is None
+        if empty and self._anchor is not None and self._ran_without_gradient:
             raise CaptureError(
                 "the LoRA layers ran without gradient, as under reentrant gradient checkpointing, "
                 "which knows no backward pass to chosen tensors. Use `use_reentrant=False`, or let "
                 "the model skip checkpointing in eval mode."
             )
-        if self._sketch is None:
+        if empty:
             raise CaptureError(
                 "the backward pass reached no LoRA layer: the loss does not depend on the active "
                 "adapter, or it was computed by another copy of the model."
             )
-        squared_norm = torch.stack(self._norms).double().square().sum(0)
-        captured = CapturedRows(self._sketch, squared_norm)
+        captured = self._rows.captured(None if self._unit is None else self._updates.captured())
         self._reset(0)
         return captured
 
@@ -205,8 +244,8 @@ class GradientCapture:
         self._ran_without_gradient = False
         self._failure = None
         self._anchor = None
-        self._sketch: Tensor | None = None
-        self._norms: list[Tensor] = []
+        self._unit = None
+        self._rows, self._updates = _Projected(self.projector), _Projected(self.projector)
         self._calls: dict[str, int] = {}
         self._partial: dict[str, tuple[LoraLinear, Tensor]] = {}
         self._tapped: set[str] = set()
@@ -315,11 +354,10 @@ class GradientCapture:
         return rows.transpose(1, 2) if turned else rows
 
     def _consume(self, linear: LoraLinear, rows: Tensor) -> None:
-        if self._sketch is None:
-            shape = (self._batch_size, self.projector.dim)
-            self._sketch = torch.zeros(shape, device=rows.device)
-        self._norms.append(torch.linalg.vector_norm(rows, dim=(1, 2)))
-        self.projector.add(self._sketch, linear, rows)
+        self._rows.add(linear, rows)
+        if self._rules is not None and self._unit is not None:
+            own = rows.mul_(self._unit.to(rows.device))  # the rows are ours, and done with
+            self._updates.add(linear, self._rules[linear.name].direction(own))
 
 
 def _saves_elsewhere() -> bool:

@@ -12,7 +12,7 @@ from influcoder_lightning.capture.features import refuse_packed
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.losses import LossReduction, response_tokens, sample_weights
 from influcoder_lightning.capture.packing import Segments
-from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.rows import RowBatch, Text, UpdateRows
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
 
@@ -76,11 +76,20 @@ class MicroBatch:
             rows = self.segments.index[:, 0].cpu() // self.segments.segment_ids.shape[1]
         return rows >= n_rows if n_rows is not None else torch.zeros(len(rows), dtype=torch.bool)
 
+    def unit(self) -> Tensor:
+        """[S] float64 factors that undo the loss's weights, accumulation and AMP scale.
+
+        A sample of weight 0 has no gradient to rescale: 0.
+        """
+        return torch.where(self.weights == 0, 0.0, 1 / (self.weights * self.loss_scale))
+
     def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
-        """Rows with the loss's weights, accumulation and AMP scale undone."""
-        # A sample of weight 0 has no gradient to rescale; it is kept out by its token count.
-        factor = 1 / (self.weights * self.loss_scale)
-        rows = captured.rescaled(torch.where(self.weights == 0, 0.0, factor))
+        """Rows in the unit of each sample's own loss, see `unit`."""
+        rows, update = captured.rescaled(self.unit()), None
+        if captured.update is not None:
+            # The optimizer would move on without this sample, but not because of it.
+            found = captured.update.rescaled((self.weights != 0).double())
+            update = UpdateRows(found.sketch.cpu(), found.squared_norm.sqrt().cpu())
         return RowBatch(
             self.ids,
             rows.sketch.cpu(),
@@ -88,6 +97,7 @@ class MicroBatch:
             response_tokens(self.labels).cpu(),
             losses,
             texts,
+            update,
         )
 
     def expected_loss(self, losses: Tensor) -> float | None:

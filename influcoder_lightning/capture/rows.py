@@ -14,6 +14,19 @@ Text = Mapping[str, Any]
 
 
 @dataclass
+class UpdateRows:
+    """The optimizer updates of B samples, see `capture.updates`.
+
+    Attributes:
+        sketch: [B, D] float32 on the CPU.
+        norm: [B] float64 norms, per unit of learning rate.
+    """
+
+    sketch: Tensor
+    norm: Tensor
+
+
+@dataclass
 class RowBatch:
     """Rows of one micro-batch, in each sample's own loss unit.
 
@@ -24,6 +37,7 @@ class RowBatch:
         n_tokens: [B] response tokens.
         loss: [B] mean response loss, NaN where unknown.
         texts: B texts, or None.
+        update: the samples' optimizer updates, where they were captured.
     """
 
     ids: Sequence[int | str]
@@ -32,6 +46,7 @@ class RowBatch:
     n_tokens: Tensor
     loss: Tensor
     texts: Sequence[Text] | None = None
+    update: UpdateRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,6 +56,7 @@ class RowBatch:
         if bool(keep.all()):
             return self
         index = keep.nonzero().flatten().tolist()
+        update = self.update
         return RowBatch(
             [self.ids[i] for i in index],
             self.sketch[keep],
@@ -48,11 +64,12 @@ class RowBatch:
             self.n_tokens[keep],
             self.loss[keep],
             None if self.texts is None else [self.texts[i] for i in index],
+            None if update is None else UpdateRows(update.sketch[keep], update.norm[keep]),
         )
 
     @classmethod
     def joined(cls, parts: Sequence[RowBatch]) -> RowBatch:
-        """Several batches of rows as one."""
+        """Several batches of rows as one; without updates."""
         texts = [part.texts for part in parts]
         return cls(
             [i for part in parts for i in part.ids],

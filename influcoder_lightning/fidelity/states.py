@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from influcoder_lightning.capture.layers import LoraLinear
+from influcoder_lightning.capture.updates import adam_direction
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,7 @@ class AdamMoments:
         LESS (Xia et al. 2024, arXiv 2402.04333), section 3: both moments move on with the sample's
         gradient and are corrected for bias. Before any step it is the sign of the gradient.
         """
-        first_decay, second_decay = self.betas
-        step = self.step + 1
-        first = first_decay * self.first + (1 - first_decay) * gradients
-        second = second_decay * self.second + (1 - second_decay) * gradients.square()
-        first = first / (1 - first_decay**step)
-        second = second / (1 - second_decay**step)
-        return first / (second.sqrt() + self.eps)
+        return adam_direction(gradients, self.first, self.second, self.step, self.betas, self.eps)
 
 
 def no_moments(size: int) -> AdamMoments:

@@ -19,6 +19,7 @@ _BUILT_IN = {
     "cosine": "cosine",
     "projected_cosine": "projected_cosine",
     "tracin": "tracin",
+    "less": "less",
     "self": "self_influence",
     "encoder": "encoder",
     "loss": "loss",

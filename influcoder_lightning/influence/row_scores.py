@@ -76,6 +76,8 @@ def rank_by_cosines(
     mean_over_rows: bool,
     per_query: bool | None,
     block_rows: int,
+    code: str = "code",
+    positions: NDArray[np.int64] | None = None,
 ) -> Ranking:
     """Rank by (weighted) cosines of each row with the queries of the row's own window.
 
@@ -90,6 +92,8 @@ def rank_by_cosines(
         per_query: keep the scores of each query, float32 [M, N]; None: if they take no more than
             `PER_QUERY_BYTES`. The scores are the same to the last bit.
         block_rows: rows worked on at a time.
+        code: column of the rows' codes.
+        positions: of the queries, int64 [M]; None: those that were asked for.
 
     Raises:
         RankingError: no queries, or a score that is not finite.
@@ -97,11 +101,11 @@ def rank_by_cosines(
     if block_rows < 1:
         raise RankingError(f"block_rows={block_rows} must be at least 1")
     store = request.require_store()
-    positions = request.query_positions()
+    positions = request.query_positions() if positions is None else positions
     n_rows = len(store.sample_ids)
     queries = WindowQueries(request, positions, query_factors)
     ids, scores, matrix = _summed(
-        request, queries, len(positions), row_factors, mean_over_rows, per_query, block_rows
+        request, queries, len(positions), code, row_factors, mean_over_rows, per_query, block_rows
     )
     if not np.isfinite(scores).all():
         bad = ids[~np.isfinite(scores)].tolist()
@@ -126,6 +130,7 @@ def _summed(
     request: Request,
     queries: WindowQueries,
     n_queries: int,
+    code: str,
     row_factors: Sequence[str],
     mean_over_rows: bool,
     per_query: bool | None,
@@ -139,8 +144,8 @@ def _summed(
     matrix = np.zeros((len(samples), n_queries), dtype=np.float32) if per_query else None
     total = np.zeros(len(samples))
     wide = np.empty((0, 0), dtype=np.float32)
-    for block, columns in store.blocks(["code", "window", *row_factors], block_rows):
-        codes = columns["code"]
+    for block, columns in store.blocks([code, "window", *row_factors], block_rows):
+        codes = columns[code]
         if wide.size < codes.size:  # made once: fresh memory for every block costs time
             wide = np.empty(codes.shape, dtype=np.float32)
         wide = wide[: len(codes)]

@@ -2,7 +2,7 @@
 
 They are nearly all of a segment's bytes. So they go to the disk from where they lie in memory, and
 from there to the store through the page cache, without an HDF5 image of them in between. The tables
-follow each other in the order of `schema.TABLES`.
+follow each other in the order of `schema.TABLES`, a table's features in that of `schema.FEATURES`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.store import schema
 
+Part = tuple[str, str]
+"""A table and one of its features."""
 _DTYPE = np.dtype("<f4")
 
 
@@ -40,12 +41,12 @@ def write_flat(path: Path, blocks: Iterable[np.ndarray]) -> str:
     return f"{crc:08x}"
 
 
-def map_flat(path: Path, n_rows: Mapping[str, int], width: int) -> dict[str, np.ndarray]:
-    """[n, D] read-only sketches of each table, read when used.
+def map_flat(path: Path, n_rows: Mapping[Part, int], width: int) -> dict[Part, np.ndarray]:
+    """[n, D] read-only sketches of each feature of each table, read when used.
 
     Args:
         path: of the flat file.
-        n_rows: of each table in the segment.
+        n_rows: of each of them, in the order of the file.
         width: D.
 
     Raises:
@@ -58,8 +59,8 @@ def map_flat(path: Path, n_rows: Mapping[str, int], width: int) -> dict[str, np.
             f"{path} has {size:,} bytes, but its segment {total:,} sketches of {width:,} numbers."
         )
     data = np.memmap(path, dtype=_DTYPE, mode="r", shape=(total, width)).view(np.ndarray)
-    tables, start = {}, 0
-    for table in schema.TABLES:
-        tables[table] = data[start : start + n_rows.get(table, 0)]
-        start += n_rows.get(table, 0)
-    return tables
+    sketches, start = {}, 0
+    for part, n in n_rows.items():
+        sketches[part] = data[start : start + n]
+        start += n
+    return sketches

@@ -138,6 +138,7 @@ def _check(description: dict[str, Any]) -> None:
     kinds: list[tuple[Any, Any]] = [
         (bounds["seconds"], (int, float)),
         (store["keep_sketches"], bool),
+        (store.get("updates", False), bool),  # runs of the first releases do not say
         (store["layers"], list),
         (store["attributes"], dict),
         (description["base_rows"], (list, type(None))),

@@ -10,7 +10,6 @@ import h5py
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import schema
 
-_FEATURE = f"features/{schema.GRADIENT}"
 _LAYERS = {"out_features": 1, "in_features": 1, "offset": 1}
 
 
@@ -24,14 +23,14 @@ def check_layout(file: h5py.File, path: Path) -> None:
     widths: dict[str, set[int]] = {"code": set(), "sketch": set()}
     for table, columns in tables:
         found = {name: _numbers(file, f"{table}/{name}", path) for name in columns}
-        found["norm"] = _numbers(file, f"{table}/{_FEATURE}/norm", path)
-        for name, n_dimensions in (("code", 2), ("length", 1), ("sketch", 2)):
-            if name == "code" or f"{table}/{_FEATURE}/{name}" in file:
-                data = _numbers(file, f"{table}/{_FEATURE}/{name}", path, "f", n_dimensions)
-                found[name] = data
-                if n_dimensions == 2 and len(data):
-                    widths[name].add(data.shape[1])
-        if len(found["norm"]) or f"{table}/sample_id" in file:
+        for feature in schema.FEATURES:
+            if feature == schema.GRADIENT or f"{table}/features/{feature}" in file:
+                parts = _feature(file, table, feature, path)
+                found |= {f"{feature} {name}": data for name, data in parts.items()}
+                for name in widths:
+                    if name in parts and len(parts[name]):
+                        widths[name].add(parts[name].shape[1])
+        if len(found["window"]) or f"{table}/sample_id" in file:
             found["sample_id"] = stored_dataset(file, f"{table}/sample_id", path)
             if found["sample_id"].dtype.kind != "i":
                 _text(found["sample_id"], path)
@@ -46,6 +45,16 @@ def check_layout(file: h5py.File, path: Path) -> None:
         layers | {"name": _text(stored_dataset(file, "layers/name", path), path)}, "layers", path
     )
     _text(stored_dataset(file, "query_text", path), path)
+
+
+def _feature(file: h5py.File, table: str, feature: str, path: Path) -> dict[str, h5py.Dataset]:
+    parts = {}
+    for name, n_dimensions in (("norm", 1), ("code", 2), ("length", 1), ("sketch", 2)):
+        place = f"{table}/{schema.feature(name, feature)}"
+        if name in ("norm", "code") or place in file:
+            kinds = "f" if name != "norm" else "iuf"
+            parts[name] = _numbers(file, place, path, kinds, n_dimensions)
+    return parts
 
 
 def _numbers(

@@ -14,7 +14,7 @@ import numpy as np
 from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
-from influcoder_lightning.store.flat import flat_path, map_flat
+from influcoder_lightning.store.flat import Part, flat_path, map_flat
 from influcoder_lightning.store.folder import BASE
 from influcoder_lightning.store.layout import stored_dataset
 from influcoder_lightning.store.manifest import Manifest, Segment
@@ -68,7 +68,7 @@ def merge(
     target = folder / schema.FILE_NAME
     with durable_path(target) as part:
         writer = StoreWriter.create(part, **description["store"])
-        merging = _Merging(writer, versions, encode)
+        merging = _Merging(writer, versions, encode, bool(description["store"].get("updates")))
         base = folder / SEGMENTS / BASE
         starts = np.cumsum([0, *(description.get("base_parts") or [])])
         for rank, manifest in enumerate(parts):
@@ -113,8 +113,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 def flat_sketches(
     file: h5py.File, segment: Segment, description: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """The sketches beside an open segment, by table; none where it has no such file.
+) -> dict[Part, np.ndarray]:
+    """The sketches beside an open segment, by table and feature; none where it has no such file.
 
     Raises:
         StoreError: they are not as many as its entries.
@@ -123,9 +123,10 @@ def flat_sketches(
     if not segment.flat_crc32:
         return {}
     counted = {
-        table: len(stored_dataset(file, f"{table}/{schema.feature('norm')}", path))
+        (table, name): len(stored_dataset(file, f"{table}/{schema.feature('norm', name)}", path))
         for table in schema.TABLES
-        if table in file
+        for name in schema.FEATURES
+        if f"{table}/features/{name}" in file
     }
     return map_flat(flat_path(path), counted, description["store"]["sketch_dim"])
 
@@ -133,8 +134,11 @@ def flat_sketches(
 class _Merging:
     """What is being merged, and what has been counted of it."""
 
-    def __init__(self, writer: StoreWriter, versions: Mapping[int, int], encode: Encode) -> None:
+    def __init__(
+        self, writer: StoreWriter, versions: Mapping[int, int], encode: Encode, updates: bool
+    ) -> None:
         self._writer, self._versions, self._encode = writer, versions, encode
+        self._updates = updates
         self.parts: list[int] = []
         self._per_window: Counter[int] = Counter()
         self._last_step: dict[int, int] = {}
@@ -161,10 +165,10 @@ class _Merging:
         self.parts.append(self._n_rows)
         self._n_rows = 0
 
-    def add(self, file: h5py.File, sketches: Mapping[str, np.ndarray]) -> None:
+    def add(self, file: h5py.File, sketches: Mapping[Part, np.ndarray]) -> None:
         for table in schema.TABLES:
             if table in file:
-                self._add_entries(file, table, slice(None), sketches.get(table))
+                self._add_entries(file, table, slice(None), sketches)
         if "query_text" in file:
             self._writer.append_encoded_texts(
                 stored_dataset(file, "query_text", self._path).asstr()[:]
@@ -185,7 +189,11 @@ class _Merging:
         self._writer.append_encoded_texts(file["query_text"].asstr()[:n_queries])
 
     def _add_entries(
-        self, file: h5py.File, table: str, chosen: Any, sketches: np.ndarray | None = None
+        self,
+        file: h5py.File,
+        table: str,
+        chosen: Any,
+        sketches: Mapping[Part, np.ndarray] | None = None,
     ) -> None:
         entries = {
             name: stored_dataset(file, f"{table}/{name}", self._path)[chosen]
@@ -193,23 +201,32 @@ class _Merging:
         }
         ids = stored_dataset(file, f"{table}/sample_id", self._path)
         entries["sample_id"] = schema.decode_ids(ids, chosen)
-        for name in _parts(file[table]):
-            dimensions = 2 if name in ("code", "sketch") else 1
-            place = f"{table}/{schema.feature(name)}"
-            entries[name] = stored_dataset(file, place, self._path, dimensions)[chosen]
-        if sketches is not None:
-            entries["sketch"] = sketches
+        for name in self._features(table):
+            for part in _parts(file[table], name):
+                place = schema.feature(part, name)
+                dimensions = 2 if part in ("code", "sketch") else 1
+                data = stored_dataset(file, f"{table}/{place}", self._path, dimensions)
+                entries[place] = data[chosen]
+            if sketches is not None and (table, name) in sketches:
+                entries[schema.feature("sketch", name)] = sketches[table, name]
         if table == "rows":
             windows = entries["window"].tolist()
             self._per_window.update(windows)
             self._last_step.update(zip(windows, entries["step"].tolist(), strict=True))
             self._n_rows += len(windows)
-        if "code" in entries:
+        kinds = [
+            {part for part in ("code", "sketch") if schema.feature(part, name) in entries}
+            for name in self._features(table)
+        ]
+        if all("code" in parts for parts in kinds):
             self._encode_waiting(table, 0)
             self._append(table, entries)
             return
-        if "sketch" not in entries:
-            raise StoreError(f"{self._path} is no segment of a store: no codes and no sketches.")
+        if not all(parts == {"sketch"} for parts in kinds):
+            raise StoreError(
+                f"{self._path} is no segment of this store: a feature of its {table} has no codes "
+                "and no sketches."
+            )
         waiting = self._waiting[table]
         self._waiting[table] = entries if waiting is None else _joined(waiting, entries)
         self._encode_waiting(table, _ENCODED_ROWS)
@@ -228,15 +245,25 @@ class _Merging:
             some = {name: value[:size] for name, value in entries.items()}
             rest = {name: value[size:] for name, value in entries.items()}
             self._waiting[table] = rest if len(versions) > size else None
-            block = self._encode(some.pop("sketch"), some.pop("norm"), int(versions[0]))
+            for name in self._features(table):
+                sketch, norm = (some.pop(schema.feature(part, name)) for part in ("sketch", "norm"))
+                block = self._encode(sketch, norm, int(versions[0]))
+                some |= {schema.feature(part, name): v for part, v in block.parts().items()}
             some["tower_version"] = versions[:size]
-            self._append(table, some | block.parts())
+            self._append(table, some)
+
+    def _features(self, table: str) -> list[str]:
+        return list(schema.FEATURES) if self._updates and table == "rows" else [schema.GRADIENT]
 
     def _append(self, table: str, entries: dict[str, np.ndarray]) -> None:
-        parts = {k: entries.pop(k) for k in schema.FEATURE_DTYPES if k in entries}
+        blocks = []
+        for name in self._features(table):
+            places = {part: schema.feature(part, name) for part in schema.FEATURE_DTYPES}
+            found = {k: entries.pop(place) for k, place in places.items() if place in entries}
+            blocks.append(FeatureBlock(**found))
         ids = entries.pop("sample_id").tolist()
         try:
-            self._writer.append(table, ids, entries, FeatureBlock(**parts))
+            self._writer.append(table, ids, entries, *blocks)
         except OSError as error:  # not the segment's fault, see `opened`
             raise StoreError(
                 f"{schema.FILE_NAME} could not be written ({error}). Every sealed row is safe in "
@@ -248,8 +275,8 @@ def _joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict
     return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
-def _parts(group: h5py.Group) -> list[str]:
-    return [name for name in schema.FEATURE_DTYPES if schema.feature(name) in group]
+def _parts(group: h5py.Group, name: str) -> list[str]:
+    return [part for part in schema.FEATURE_DTYPES if schema.feature(part, name) in group]
 
 
 def _learn_windows(known: dict[int, dict[str, Any]], file: h5py.File, stop: int = 1 << 62) -> None:

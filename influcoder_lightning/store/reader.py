@@ -97,11 +97,13 @@ class InfluenceStore:
     def records(self) -> pd.DataFrame:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
         token], learning_rate, tower_version, grad_norm (of the sample's own mean loss), code_length
-        (how much of the unit sketch the code space holds; stores of the first release lack it)."""
+        (how much of the unit sketch the code space holds; stores of the first release lack it);
+        with `optimizer_features` also update_norm and update_length, of the updates."""
         return self._table("rows")
 
     def column_names(self) -> list[str]:
-        """Names that `column` and `blocks` know: those of `records` but the ids, code, sketch."""
+        """Names that `column` and `blocks` know: those of `records` but the ids; code, sketch,
+        update_code and update_sketch."""
         with reading.opened_store(self.path) as file:
             return reading.column_names(file["rows"])
 
@@ -131,17 +133,25 @@ class InfluenceStore:
         with reading.opened_store(self.path) as file:
             yield from reading.read_blocks(file["rows"], names, block_rows)
 
-    def codes(self, rows: slice | None = None) -> np.ndarray:
-        """[n, d] float16 L2-normalised codes of all rows, or of a slice of them."""
-        return self._feature("rows", "code", rows)
+    def codes(self, rows: slice | None = None, feature: str = schema.GRADIENT) -> np.ndarray:
+        """[n, d] float16 L2-normalised codes of all rows, or of a slice of them.
 
-    def sketches(self, rows: slice | None = None) -> np.ndarray:
-        """[n, D] float32 sketches in each sample's own loss unit (not normalised).
+        Args:
+            rows: which of them.
+            feature: ``"gradient"``, or ``"update"`` for the optimizer's updates.
 
         Raises:
-            StoreError: they were not kept.
+            StoreError: the run captured no such feature.
         """
-        return self._feature("rows", "sketch", rows)
+        return self._feature("rows", "code", rows, feature)
+
+    def sketches(self, rows: slice | None = None, feature: str = schema.GRADIENT) -> np.ndarray:
+        """[n, D] float32 sketches in each sample's own loss unit (not normalised), as `codes`.
+
+        Raises:
+            StoreError: they were not kept, or the run captured no such feature.
+        """
+        return self._feature("rows", "sketch", rows, feature)
 
     def query_codes(self, window: int | None = None, end: bool = False) -> np.ndarray:
         """[M, d] float16 query codes.
@@ -256,7 +266,7 @@ class InfluenceStore:
     def _table(self, name: str) -> pd.DataFrame:
         with reading.opened_store(self.path) as file:
             table = file[name]
-            names = [n for n in reading.column_names(table) if n not in ("code", "sketch")]
+            names = [n for n in reading.column_names(table) if n not in reading.WIDE]
             values = {n: reading.read_column(table, n) for n in names}
         return _frame({"sample_id": self._ids(name)} | values)
 
@@ -272,9 +282,17 @@ class InfluenceStore:
         first, last = int(chosen.min()), int(chosen.max())
         return self._feature("queries", kind, slice(first, last + 1))[chosen - first]
 
-    def _feature(self, table: str, kind: str, rows: slice | None) -> np.ndarray:
+    def _feature(
+        self, table: str, kind: str, rows: slice | None, feature: str = schema.GRADIENT
+    ) -> np.ndarray:
         with reading.opened_store(self.path) as file:
-            group = file[f"{table}/features/{schema.GRADIENT}"]
+            group = file[table].get(f"features/{feature}")
+            if group is None:
+                known = ", ".join(file[f"{table}/features"])
+                raise StoreError(
+                    f"{self.path} has no feature {feature!r}; it has {known}. Optimizer updates "
+                    "are captured with `optimizer_features=True`."
+                )
             if kind not in group:
                 raise StoreError(
                     f"{self.path} keeps no sketches: run again with `keep_sketches=True`."

@@ -14,12 +14,13 @@ from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.layout import check_layout
 
-_FEATURE_NAMES = {
-    "code": "code",
-    "sketch": "sketch",
-    "grad_norm": "norm",
-    "code_length": "length",
-}
+_FEATURE_PLACES = {
+    "code": schema.feature("code"),
+    "sketch": schema.feature("sketch"),
+    "grad_norm": schema.feature("norm"),
+    "code_length": schema.feature("length"),
+} | {f"update_{part}": schema.feature(part, schema.UPDATE) for part in schema.FEATURE_DTYPES}
+WIDE = frozenset(("code", "sketch", "update_code", "update_sketch"))  # columns of vectors
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def check_store(file: h5py.File, path: Path) -> None:
 
 def column_names(table: h5py.Group) -> list[str]:
     """Names of the numeric columns that a table has."""
-    names = [*schema.TABLES[table.name.strip("/")], *_FEATURE_NAMES]
+    names = [*schema.TABLES[table.name.strip("/")], *_FEATURE_PLACES]
     return [name for name in names if _place(name) in table]
 
 
@@ -116,7 +117,7 @@ def _columns(table: h5py.Group, names: Sequence[str]) -> dict[str, h5py.Dataset]
 
 
 def _place(name: str) -> str:
-    return schema.feature(_FEATURE_NAMES[name]) if name in _FEATURE_NAMES else name
+    return _FEATURE_PLACES.get(name, name)
 
 
 def _is_scalar(value: Any, expected: Any) -> bool:

@@ -14,7 +14,9 @@
     /query_text           JSON {"prompt", "response"} of each query, where known
 
 A take is one pass over the queries: at the start of a window, or (``at_end``) at the end of fit.
-Today's only feature is "gradient"; a later estimator adds its own beside it.
+Rows and queries have the feature "gradient". Where a run captured optimizer updates, its rows have
+the feature "update" beside it, with the same parts: codes are of the same space, so that they
+compare with the queries' codes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from influcoder_lightning.errors import DataError
 FILE_NAME = "influence.h5"
 FORMAT = "influcoder"
 SCHEMA_VERSION = 1
-GRADIENT = "gradient"
+GRADIENT, UPDATE = "gradient", "update"
+FEATURES = (GRADIENT, UPDATE)
 
 ROW_COLUMNS = {
     "window": "i4",
@@ -64,9 +67,9 @@ FEATURE_DTYPES = {"code": "f2", "norm": "f4", "length": "f4", "sketch": "f4"}
 _CHUNK_BYTES = 1 << 18
 
 
-def feature(part: str) -> str:
-    """Where a part of the gradient feature is inside a table."""
-    return f"features/{GRADIENT}/{part}"
+def feature(part: str, name: str = GRADIENT) -> str:
+    """Where a part of a feature is inside a table."""
+    return f"features/{name}/{part}"
 
 
 def store_file(path: str | Path) -> Path:

@@ -58,6 +58,10 @@ class FeatureBlock:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+_Entries = tuple[list[int | str], dict[str, Any], dict[str, FeatureBlock]]
+"""Ids, columns and features of entries that came together."""
+
+
 class SegmentWriter:
     """The open segment of one process.
 
@@ -109,8 +113,16 @@ class SegmentWriter:
         ids: Sequence[int | str],
         columns: Mapping[str, Any],
         feature: FeatureBlock,
+        update: FeatureBlock | None = None,
     ) -> None:
         """Append entries to ``"rows"`` or ``"queries"``.
+
+        Args:
+            table: which of them.
+            ids: n sample ids.
+            columns: of the table, each [n] or one value for all.
+            feature: the gradients.
+            update: the optimizer updates of the same entries; for all of a table or for none.
 
         Raises:
             DataError: ids mix integers and text.
@@ -120,8 +132,12 @@ class SegmentWriter:
         self._waiting = waiting
         schema.encode_ids(ids, self._id_dtypes.setdefault(table, schema.id_dtype(ids)))
         values = {n: np.broadcast_to(np.asarray(v), (len(ids),)) for n, v in columns.items()}
-        self._tables[table].append((list(ids), values, feature))
-        self._n_bytes += sum(part.nbytes for part in feature.parts().values())
+        features = {schema.GRADIENT: feature}
+        if update is not None:
+            features[schema.UPDATE] = update
+        self._tables[table].append((list(ids), values, features))
+        for block in features.values():
+            self._n_bytes += sum(part.nbytes for part in block.parts().values())
         self._n_rows += len(ids) * (table == "rows")
 
     def append_query_texts(self, texts: Sequence[Mapping[str, str]]) -> None:
@@ -194,8 +210,14 @@ class SegmentWriter:
         return Counter({i: n for i, n in expected.items() if n})
 
     def _sketches(self) -> list[np.ndarray]:
-        entries = [entry for table in schema.TABLES for entry in self._tables[table]]
-        return [f.sketch for _, _, f in entries if f.sketch is not None]
+        blocks = [
+            features[name]
+            for table in schema.TABLES
+            for name in schema.FEATURES
+            for _, _, features in self._tables[table]
+            if name in features
+        ]
+        return [block.sketch for block in blocks if block.sketch is not None]
 
     def _image(self) -> bytes:
         """The segment's HDF5 file, made in memory: HDF5 takes a full disk badly."""
@@ -215,11 +237,12 @@ class SegmentWriter:
             for name, kind in schema.TABLES[table].items():
                 values = np.concatenate([columns[name] for _, columns, _ in entries])
                 group.create_dataset(name, data=values, dtype=kind)
-            for name in entries[0][2].parts():
-                if name != "sketch":
-                    values = np.concatenate([feature.parts()[name] for _, _, feature in entries])
-                    kind = schema.FEATURE_DTYPES[name]
-                    group.create_dataset(schema.feature(name), data=values, dtype=kind)
+            for feature, block in entries[0][2].items():
+                for name in block.parts():
+                    if name != "sketch":
+                        blocks = [features[feature].parts()[name] for _, _, features in entries]
+                        place, kind = schema.feature(name, feature), schema.FEATURE_DTYPES[name]
+                        group.create_dataset(place, data=np.concatenate(blocks), dtype=kind)
         if self._texts:
             file.create_dataset("query_text", data=self._texts, dtype=h5py.string_dtype())
         if self._windows:
@@ -229,8 +252,7 @@ class SegmentWriter:
                 group.create_dataset(name, data=known, dtype=kind)
 
     def _clear(self) -> None:
-        self._tables: dict[str, list[tuple[list[int | str], dict[str, Any], FeatureBlock]]]
-        self._tables = {table: [] for table in schema.TABLES}
+        self._tables: dict[str, list[_Entries]] = {table: [] for table in schema.TABLES}
         self._windows: dict[int, dict[str, Any]] = {}
         self._texts: list[str] = []
         self._seen: Counter[int | str] = Counter()

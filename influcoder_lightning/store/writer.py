@@ -33,8 +33,9 @@ class StoreWriter:
         keep_sketches: bool,
         layers: Sequence[Sequence[Any]],
         attributes: Mapping[str, Any],
+        updates: bool = False,
     ) -> StoreWriter:
-        """A fresh file at ``path``, which must not exist."""
+        """A fresh file at ``path``, which must not exist; with ``updates`` rows have them too."""
         # Never mode "w": it truncates a file that another process has open.
         file = h5py.File(path, "x")
         file.attrs.update(format=schema.FORMAT, schema_version=schema.SCHEMA_VERSION)
@@ -43,12 +44,13 @@ class StoreWriter:
             file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
         for table, columns in schema.TABLES.items():
             group = schema.create_table(file, table, columns)
-            feature = group.create_group(f"features/{schema.GRADIENT}")
-            schema.create_column(feature, "code", "f2", (code_dim,))
-            schema.create_column(feature, "norm", "f4")
-            schema.create_column(feature, "length", "f4")
-            if keep_sketches:
-                schema.create_column(feature, "sketch", "f4", (sketch_dim,))
+            for name in schema.FEATURES if updates and table == "rows" else [schema.GRADIENT]:
+                feature = group.create_group(f"features/{name}")
+                schema.create_column(feature, "code", "f2", (code_dim,))
+                schema.create_column(feature, "norm", "f4")
+                schema.create_column(feature, "length", "f4")
+                if keep_sketches:
+                    schema.create_column(feature, "sketch", "f4", (sketch_dim,))
         schema.create_table(file, "windows", schema.WINDOW_COLUMNS)
         schema.create_column(file, "query_text", h5py.string_dtype())
         group = file.create_group("layers")
@@ -75,8 +77,9 @@ class StoreWriter:
         ids: Sequence[int | str],
         columns: Mapping[str, Any],
         feature: FeatureBlock,
+        update: FeatureBlock | None = None,
     ) -> None:
-        """Append entries to ``"rows"`` or ``"queries"``.
+        """Append entries to ``"rows"`` or ``"queries"``, see `SegmentWriter.append`.
 
         Raises:
             DataError: ids mix integers and text.
@@ -87,10 +90,13 @@ class StoreWriter:
         values = {"sample_id": schema.encode_ids(ids, group["sample_id"].dtype), **columns}
         for name, value in values.items():
             schema.append(group[name], np.broadcast_to(np.asarray(value), (len(ids),)))
-        target = group[f"features/{schema.GRADIENT}"]
-        for name, value in feature.parts().items():
-            if name in target:  # stores of the first release have no length; some no sketch
-                schema.append(target[name], value)
+        for feature_name, block in ((schema.GRADIENT, feature), (schema.UPDATE, update)):
+            if block is None:
+                continue
+            target = group[f"features/{feature_name}"]
+            for name, value in block.parts().items():
+                if name in target:  # stores of the first release have no length; some no sketch
+                    schema.append(target[name], value)
 
     def append_window(self, **values: Any) -> None:
         """Append one entry to the table of windows."""

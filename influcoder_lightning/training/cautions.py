@@ -9,6 +9,7 @@ from torch import Tensor
 
 from influcoder_lightning.capture.losses import LossReduction
 from influcoder_lightning.capture.microbatch import MicroBatch
+from influcoder_lightning.errors import CaptureError
 
 
 def warn_drift(drift: float | None, least: float) -> None:
@@ -21,16 +22,31 @@ def warn_drift(drift: float | None, least: float) -> None:
         )
 
 
-def warn_reduction(reduction: LossReduction, micro: MicroBatch, losses: Tensor) -> bool:
-    """Warn if the declared reduction does not reproduce the training loss; True if it warned."""
+def warn_reduction(
+    reduction: LossReduction, micro: MicroBatch, losses: Tensor, *, refuse: bool = False
+) -> bool:
+    """Warn if the declared reduction does not reproduce the training loss; True if it warned.
+
+    Raises:
+        CaptureError: it does not, and ``refuse`` is set.
+    """
     expected = micro.expected_loss(losses)
     if expected is None or micro.loss is None or not isfinite(micro.loss):  # an AMP overflow
         return False
     if abs(micro.loss - expected) <= 0.05 * abs(expected) + 1e-6:
         return False
+    mismatch = (
+        f"`loss_reduction={reduction!r}` implies a training loss of {expected:.4g}, but the module "
+        f"returned {micro.loss:.4g}."
+    )
+    if refuse:
+        raise CaptureError(
+            f"`optimizer_features=True` needs each sample's gradient in its own unit, but "
+            f"{mismatch} Pass the matching `loss_reduction` (a callable for weights of your own), "
+            "or switch the option off."
+        )
     rank_zero_warn(
-        f"influcoder: `loss_reduction={reduction!r}` implies a training loss of {expected:.4g}, "
-        f"but the module returned {micro.loss:.4g}. If the loss weighs samples differently, "
-        "gradient norms and `tracin` scores will be off; pass the matching `loss_reduction`."
+        f"influcoder: {mismatch} If the loss weighs samples differently, gradient norms and "
+        "`tracin` scores will be off; pass the matching `loss_reduction`."
     )
     return True
