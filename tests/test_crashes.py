@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import FineTuning, loader, tiny_peft, tokens, trainer
@@ -80,12 +81,25 @@ def test_signals_that_can_be_caught_lose_nothing(tmp_path, number, word):
     assert store.rank("self").sample_ids.size == len(store)
 
 
-def test_sigkill_costs_the_open_segment_only(tmp_path):
-    code = in_a_process(lambda: fit(tmp_path / "s", SignalAt(signal.SIGKILL)))
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer_features": True}, {"optimizer_features": True, "co_train": False}],
+    ids=["gradients", "updates wait too", "updates encoded"],
+)
+def test_sigkill_costs_the_open_segment_only(tmp_path, options):
+    code = in_a_process(lambda: fit(tmp_path / "s", SignalAt(signal.SIGKILL), **options))
     assert code == -signal.SIGKILL
     store, warning = opened(tmp_path / "s")
     assert store.sample_ids.tolist() == list(range(16))
     assert "at most 8 rows or 60 seconds" in warning
+    if options:
+        fit(tmp_path / "whole", **options)
+        whole = InfluenceStore(tmp_path / "whole")
+        kept, expected = (s.sketches(slice(16), feature="update") for s in (store, whole))
+        np.testing.assert_array_equal(kept, expected)
+        lengths = np.linalg.norm(store.codes(feature="update").astype("f4"), axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=1e-2)
+        assert store.column("update_norm").all()
 
 
 def limited(folder, on_error):

@@ -41,7 +41,8 @@ def run(folder, callbacks, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}])
-def test_training_is_bitwise_unchanged(tmp_path, options, sentence_encoder):
+@pytest.mark.parametrize("updates", [False, True], ids=["gradients", "updates too"])
+def test_training_is_bitwise_unchanged(tmp_path, options, updates, sentence_encoder):
     plain = run(tmp_path / "plain", [], **options)
     callback = InfluenceCallback(
         str(tmp_path / "store"),
@@ -50,6 +51,7 @@ def test_training_is_bitwise_unchanged(tmp_path, options, sentence_encoder):
         text_encoder=sentence_encoder,
         co_train_every_n_steps=1,
         refresh_queries_every_n_steps=3,
+        optimizer_features=updates,
         sketch_dim=256,
         code_dim=16,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -95,6 +96,10 @@ def assert_same(store, reference):
     np.testing.assert_array_equal(left.to_numpy(), right.to_numpy())
     np.testing.assert_array_equal(store.sketches(), reference.sketches())
     np.testing.assert_array_equal(store.codes(), reference.codes())
+    assert store.column_names() == reference.column_names()
+    if "update_code" in store.column_names():
+        for part in ("update_code", "update_sketch"):
+            np.testing.assert_array_equal(store.column(part), reference.column(part))
     if len(reference.query_ids):
         end = reference.query_codes(end=True)
         np.testing.assert_array_equal(store.query_codes(end=True), end)
@@ -110,6 +115,12 @@ MODES = {
     "early versions": {"refresh_queries_every_n_steps": 3, "early": True},
     "small segments": {"segment_rows": 3},
     "no queries": {"query_dataloader": None},
+    "updates": {"optimizer_features": True},
+    "updates and versions": {
+        "optimizer_features": True,
+        "refresh_queries_every_n_steps": 3,
+        "early": True,
+    },
 }
 
 
@@ -149,7 +160,7 @@ def test_a_finished_run_can_be_extended(tmp_path):
         assert_same(store, reference)
 
 
-@pytest.mark.parametrize("mode", ["projected", "early versions"])
+@pytest.mark.parametrize("mode", ["projected", "early versions", "updates and versions"])
 def test_an_older_checkpoint_of_a_finished_run(tmp_path, monkeypatch, mode):
     """Rows come from the merged store, cut where the checkpoint was; again and again."""
 
@@ -191,6 +202,7 @@ def test_the_text_tower_goes_on(tmp_path, sentence_encoder):
     [
         ({"sketch_dim": 128}, "sketch_dim: 64 -> 128"),
         ({"seed": 5}, "seed: 0 -> 5"),
+        ({"optimizer_features": True}, "optimizer_features: False -> True"),
         ({"code_dim": 16}, "code_dim: 8 -> 16"),
         ({"projector": "identity"}, "projector: 'countsketch' -> 'identity'"),
         ({"every_n_train_steps": 2}, "every_n_train_steps: 1 -> 2"),
@@ -201,6 +213,17 @@ def test_another_configuration_is_refused(tmp_path, change, word):
     assert fit(tmp_path, stop=7, killed=True, save_every=2) is None
     with pytest.raises((StoreError, RuntimeError), match=word if "model" not in change else None):
         fit(tmp_path, ckpt=last(tmp_path), **change)
+
+
+def test_a_run_of_a_release_that_knew_no_updates(tmp_path):
+    reference = fit(tmp_path / "whole")
+    assert fit(tmp_path / "cut", stop=5, killed=True) is None
+    path = tmp_path / "cut" / "store" / "segments" / "run.json"
+    description = json.loads(path.read_text())
+    del description["store"]["updates"]
+    del description["store"]["attributes"]["config"]["optimizer_features"]
+    path.write_text(json.dumps(description))
+    assert_same(fit(tmp_path / "cut", ckpt=last(tmp_path / "cut")), reference)
 
 
 def test_a_state_that_is_gone_or_damaged(tmp_path):

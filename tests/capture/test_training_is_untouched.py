@@ -38,14 +38,16 @@ def checkpointed():
 @pytest.mark.filterwarnings("ignore:influcoder")
 @pytest.mark.parametrize("build", [dora, saved_head, tied, checkpointed])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
-def test_training_is_untouched(tmp_path, build, precision):
+@pytest.mark.parametrize("updates", [False, True], ids=["gradients", "updates too"])
+def test_training_is_untouched(tmp_path, build, precision, updates):
     rows, ends = tokens(8, seed=71), []
+    valued = {"optimizer_features": updates}
     options = {"precision": precision, "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
     for watched in (False, True):
         module = FineTuning(build())
         seed_everything(7, verbose=False)
         if watched:
-            captured(tmp_path, module, loader(rows, 2), max_steps=-1, **options)
+            captured(tmp_path, module, loader(rows, 2), valued, max_steps=-1, **options)
         else:
             trainer(tmp_path, **options).fit(module, loader(rows, 2))
         ends.append((module.losses, [p.detach().clone() for p in module.parameters()]))

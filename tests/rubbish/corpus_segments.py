@@ -163,6 +163,7 @@ RUN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "true processes": changed("world_size", True),
     "a tower of 6 x 10^9 numbers": changed("store.code_dim", 2**30),
     "no width": changed("store.sketch_dim", None),
+    "updates in words": changed("store.updates", "yes"),
     "layers in words": changed("store.layers", "all"),
     "attributes that are a list": changed("store.attributes", []),
     "bounds of text": changed("bounds", "wide"),
@@ -187,6 +188,7 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a key too many": (changed("extra", 1), "line 1"),
 }
 SEGMENT: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no updates where the run has them": (run_file(changed("store.updates", True)), "no segment"),
     "text": (segment(print, bytes_of=b"no segment"), "no segment of a store"),
     "a pickle": (segment(print, bytes_of=canary_pickle), "no segment of a store"),
     "no ids": (segment(lambda file: file["rows"].pop("sample_id")), "sample_id"),

@@ -16,7 +16,7 @@ from corpus import Case, canary_pickle, fifo_of, file_of, folder_of, link_of, sp
 from influcoder_lightning import InfluenceStore, extract_features
 
 NAME = "influence.h5"
-CODE = "features/gradient/code"
+CODE, UPDATE = "features/gradient/code", "rows/features/update"
 Edit = Callable[[h5py.File], Any]
 
 
@@ -82,6 +82,17 @@ def column(name: str, value: Any, **options: Any) -> Edit:
             file[name] = value
         else:
             file.create_dataset(name, data=value, **options)
+
+    return edit
+
+
+def updates(rows: int, width: int) -> Edit:
+    """A second feature of the rows."""
+
+    def edit(file: h5py.File) -> None:
+        file[f"{UPDATE}/code"] = np.ones((rows, width), "f2")
+        for name in ("norm", "length"):
+            file[f"{UPDATE}/{name}"] = np.ones(rows, "f4")
 
     return edit
 
@@ -201,6 +212,15 @@ LAYOUT: dict[str, tuple[Edit, str]] = {
     ),
     "codes of another width": (column(f"rows/{CODE}", np.zeros((8, 3), "f2")), "code"),
     "codes of width 0": (column(f"rows/{CODE}", np.zeros((8, 0), "f2")), "code"),
+    "updates that are one array": (column(UPDATE, np.zeros(8)), "update"),
+    "updates without norms": (column(f"{UPDATE}/code", np.zeros((8, 8), "f2")), "update/norm"),
+    "updates without codes": (column(f"{UPDATE}/norm", np.zeros(8, "f4")), "update/code"),
+    "updates of another width": (updates(8, 3), "code"),
+    "updates of fewer rows": (updates(5, 8), "differ in length"),
+    "updates in another file": (
+        column(UPDATE, h5py.ExternalLink("/etc/hostname", "/x")),
+        "damaged",
+    ),
     "codes that are complex": (column(f"rows/{CODE}", np.zeros((8, 8), "c8")), "code"),
     "norms that are text": (
         column("rows/features/gradient/norm", np.array(["a"] * 8, dtype=object), dtype=TEXT),
@@ -229,6 +249,7 @@ HARMLESS: dict[str, Edit] = {
     "as it was written": lambda file: None,
     "a hostile attribute": attribute("hello", "</script>${oc.env:HOME}\r\n../../x"),
     "a group of somebody's own": column("mine/x", np.zeros(3)),
+    "updates": updates(8, 8),
     "losses that are NaN": column("rows/loss", np.full(8, np.nan, "f4")),
 }
 
