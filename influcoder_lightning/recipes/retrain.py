@@ -56,6 +56,9 @@ def retrain(
 ) -> Any:
     """A base model with a fresh LoRA, trained; ``unload()`` gives the base model back."""
     model = add_lora(base, plain(materials.cfg.lora), seed)
+    options = materials.training_options()
+    if materials.cfg.retrain.lr is not None:
+        options["lr"] = materials.cfg.retrain.lr
     with bar(what, steps) as show:
         return train(
             model,
@@ -63,5 +66,5 @@ def retrain(
             steps=steps,
             seed=seed,
             callbacks=[ShowSteps(show)],
-            **materials.training_options(),
+            **options,
         )

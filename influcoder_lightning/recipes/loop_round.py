@@ -1,0 +1,204 @@
+"""One round of recipe=loop: value the present pool, choose from it, retrain on the choice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import Dataset, Subset
+
+from influcoder_lightning import InfluenceStore, Ranking, select
+from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.diversity import SampleCodes
+from influcoder_lightning.finetune import evaluate
+from influcoder_lightning.influence.ids import id_keys
+from influcoder_lightning.models import load_base_model
+from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.parts import read_part, write_part
+from influcoder_lightning.recipes.retrain import retrain, retrain_steps
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, save_config
+
+log = logging.getLogger(__name__)
+PART = "round.json"
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What all rounds share.
+
+    Attributes:
+        materials: of the whole run.
+        folder: of the whole run; round r is in ``round_<r>``.
+        queries: JSONL of the rows that rank.
+        held_out: the tokenised rows that the stop rule measures on.
+        settings: what the rounds depend on.
+    """
+
+    materials: Materials
+    folder: Path
+    queries: Path
+    held_out: Dataset
+    settings: dict[str, Any]
+
+    def run(self, number: int, before: Sequence[Any]) -> dict[str, Any]:
+        """The round's result, from ``round.json`` where it was finished before.
+
+        Args:
+            number: 0 only measures the whole pool; others value and choose.
+            before: ids of the samples that the round before kept.
+        """
+        folder = self.folder / f"round_{number}"
+        done = read_part(folder / PART, self.settings)
+        if done is not None:
+            log.info("round %d: done before", number)
+            return done
+        folder.mkdir(parents=True, exist_ok=True)
+        result = self._measure_all(folder) if number == 0 else self._round(number, before, folder)
+        write_part(folder / PART, self.settings, result)
+        return result
+
+    def _measure_all(self, folder: Path) -> dict[str, Any]:
+        pool = self.materials.pool
+        write_jsonl(pool.identified(), folder / SELECTED)
+        kept = list(dict.fromkeys(pool.ids))
+        loss, seconds = self._retrained(kept, 0)
+        return _result(0, kept, len(kept), loss, 0, self._steps, {"retraining": seconds})
+
+    def _round(self, number: int, before: Sequence[Any], folder: Path) -> dict[str, Any]:
+        cfg = self._settings_of(number)
+        materials = Materials(cfg, "loop")
+        begun = perf_counter()
+        log.info("round %d: valuing %d samples", number, len(before))
+        store = valuate.value(materials, folder)
+        ranking = valuate.rank(store, materials, folder)
+        seconds = {"valuation": perf_counter() - begun}
+        kept = keep(ranking, before, cfg, store)
+        scores = dict(zip(id_keys(ranking.sample_ids), ranking.scores.tolist(), strict=True))
+        wanted = {str(name) for name in kept}
+        rows = [
+            {**row, "influence_score": scores.get(str(row["id"]))}
+            for row in materials.pool.identified()
+            if str(row["id"]) in wanted
+        ]
+        write_jsonl(rows, folder / SELECTED)
+        save_config(cfg, folder, pool=materials.pool.fingerprint())
+        steps = materials.valuation_steps()
+        if not kept or len(kept) == len(before):
+            return _result(number, list(before), len(before), None, steps, 0, seconds)
+        loss, seconds["retraining"] = self._retrained(kept, number)
+        return _result(number, kept, len(before), loss, steps, self._steps, seconds)
+
+    @property
+    def _steps(self) -> int:
+        return retrain_steps(self.materials)
+
+    def _settings_of(self, number: int) -> DictConfig:
+        cfg = self.materials.cfg.copy()
+        pool = self.folder / f"round_{number - 1}" / SELECTED
+        changed = {"data.pool": str(pool), "data.query": str(self.queries), "data.eval": None}
+        for key, value in changed.items():
+            OmegaConf.update(cfg, key, value)
+        # A round that was interrupted is done again, unless it saved checkpoints to go on from.
+        cfg.influence.overwrite = not cfg.resume
+        return cfg
+
+    def _retrained(self, kept: Sequence[Any], number: int) -> tuple[float, float]:
+        """Loss on the held-out queries after learning from some samples, and seconds."""
+        begun = perf_counter()
+        cfg, pool = self.materials.cfg, self.materials.pool
+        what = f"round {number}: retraining on {len(kept)} samples"
+        log.info("%s", what)
+        base = load_base_model(cfg.model.name)
+        model = retrain(self.materials, base, pool.subset(kept), self._steps, cfg.seed, what)
+        return evaluate(model, self.held_out), perf_counter() - begun
+
+
+def keep(
+    ranking: Ranking, pool: Sequence[Any], cfg: DictConfig, store: InfluenceStore
+) -> list[Any]:
+    """Ids that a round keeps.
+
+    ``loop.action=select`` keeps the best ``loop.share`` of the pool by ``select.strategy``, best
+    first. ``drop`` takes away the worst share, or the scores below ``loop.threshold``; samples
+    without a score, which a short valuation run did not reach, stay.
+
+    Args:
+        ranking: of the pool.
+        pool: its ids, each once.
+        cfg: settings.
+        store: of the round, whose codes ``select.strategy=diverse`` compares.
+    """
+    loop = cfg.loop
+    count = max(1, round(loop.share * len(pool)))
+    if loop.action == "select":
+        return best(ranking, count, cfg, store)
+    if loop.threshold is None:
+        dropped = ranking.bottom_k(count)
+    else:
+        dropped = ranking.sample_ids[ranking.scores < loop.threshold].tolist()
+    gone = {str(name) for name in dropped}
+    return [name for name in pool if str(name) not in gone]
+
+
+def best(ranking: Ranking, k: int, cfg: DictConfig, store: InfluenceStore) -> list[Any]:
+    """The best k ids by ``select.strategy``, which is top_k or diverse."""
+    if cfg.select.strategy == "diverse":
+        codes, most = SampleCodes(store), cfg.select.max_similarity
+        return select(ranking, "diverse", k, codes=codes, max_similarity=most)
+    return ranking.top_k(k)
+
+
+def first_choice(folder: Path, k: int, cfg: DictConfig) -> list[Any]:
+    """The best k of the whole pool, as the first round ranked it."""
+    ranking = Ranking.load(folder / "round_1" / RANKING)
+    return best(ranking, k, cfg, InfluenceStore(folder / "round_1"))
+
+
+def held_out_queries(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Positions of the query rows that rank, and of those that the stop rule measures on.
+
+    With ``share=0`` all rows do both, and a choice that only suits these rows goes unnoticed.
+
+    Args:
+        n: query rows, at least 2 for a share above 0.
+        share: of them that is held out; at least one row, and one is left.
+        seed: of the draw.
+    """
+    if share == 0:
+        return list(range(n)), list(range(n))
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    count = min(n - 1, max(1, round(share * n)))
+    return sorted(order[count:]), sorted(order[:count])
+
+
+def subset(dataset: Dataset, places: Sequence[int]) -> Dataset:
+    """Some rows of a dataset."""
+    return Subset(dataset, list(places))
+
+
+def _result(
+    number: int,
+    kept: list[Any],
+    n_pool: int,
+    loss: float | None,
+    valuation_steps: int,
+    retraining_steps: int,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    return {
+        "round": number,
+        "n_pool": n_pool,
+        "n_kept": len(kept),
+        "query_loss": loss,
+        "valuation_steps": valuation_steps,
+        "retraining_steps": retraining_steps,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "kept": kept,
+    }

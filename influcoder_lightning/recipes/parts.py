@@ -1,0 +1,63 @@
+"""Finished parts of a long run, so that the same command in the same folder goes on behind them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from influcoder_lightning.data.files import read_whole
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.atomic import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+def read_part(
+    path: Path, settings: dict[str, Any], *, replace: bool = False
+) -> dict[str, Any] | None:
+    """What `write_part` kept, or None where that part is not finished.
+
+    Args:
+        path: of the part.
+        settings: what its content depends on, as JSON gives it back.
+        replace: a part that was made with other settings counts as not finished.
+
+    Raises:
+        ConfigError: the file is damaged, or was made with other settings.
+    """
+    if not path.is_file():
+        return None
+    try:
+        part: dict[str, Any] = json.loads(read_whole(path))
+        before, content = part["settings"], dict(part["content"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); delete it to do that part anew."
+        ) from error
+    if before != settings and replace:
+        return None
+    if before != settings:
+        raise ConfigError(
+            f"{path} was made with other settings ({_first_difference(before, settings)}); choose "
+            "another hydra.run.dir, or delete that folder."
+        )
+    return content
+
+
+def write_part(path: Path, settings: dict[str, Any], content: dict[str, Any]) -> None:
+    """Keep a finished part; on return it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as unfinished:
+        text = json.dumps({"settings": settings, "content": content}, indent=1)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *before]:
+            if key not in before or key not in now or before[key] != now[key]:
+                where = f"{name}.{key}" if name else str(key)
+                return _first_difference(before.get(key), now.get(key), where)
+    return f"{name or 'settings'}: {before!s:.60} then, {now!s:.60} now"
