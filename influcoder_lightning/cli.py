@@ -25,12 +25,14 @@ RECIPES = (
     "retrain",
     "compare",
     "score",
+    "loop",
     "fidelity",
     "icp",
     "agreement",
+    "lds",
 )
 # Sections whose keys are the user's own.
-_OPEN = ("select.quota",)
+_OPEN = ("select.quota", "lds.scores")
 _OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
 
 

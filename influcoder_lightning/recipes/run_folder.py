@@ -35,6 +35,7 @@ _ALSO = {
     "select": ("rank", "select"),
     "compare": ("rank", "select"),
     "retrain": ("select",),
+    "loop": ("rank", "select"),
 }
 
 
@@ -196,7 +197,9 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
 def absolute_paths(cfg: DictConfig) -> DictConfig:
     """The configuration with local paths made absolute, so that the run repeats from anywhere."""
     cfg = cfg.copy()
-    for key in ("data.pool", "data.query", "data.eval", "from", "queries", "model.adapter"):
+    for key in (
+        "data.pool", "data.query", "data.eval", "from", "queries", "model.adapter", "lds.models"
+    ):  # fmt: skip
         value = OmegaConf.select(cfg, key)
         if value is not None:
             OmegaConf.update(cfg, key, _absolute(key, value))
@@ -206,6 +209,9 @@ def absolute_paths(cfg: DictConfig) -> DictConfig:
             OmegaConf.update(cfg, key, [_absolute(key, v) for v in value])
         elif value is not None:
             OmegaConf.update(cfg, key, _absolute(key, value))
+    scores = OmegaConf.select(cfg, "lds.scores") or {}
+    for name in list(scores):
+        scores[name] = _absolute(f"lds.scores.{name}", scores[name])
     for key in ("model.name", "influence.text_encoder"):  # a folder or a hub name
         value = OmegaConf.select(cfg, key)
         if value is not None and Path(value).is_dir():

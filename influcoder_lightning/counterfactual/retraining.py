@@ -1,0 +1,173 @@
+"""Models retrained on parts of a pool: each query's loss afterwards, kept as soon as it is known.
+
+A job is one model: the positions it learns from, and a seed. Its losses are a small JSON file named
+after the job, so that an interrupted run goes on where it stopped, several studies share what was
+trained, and nothing is trained twice. Only the process that hands out jobs writes files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influcoder_lightning.data.files import read_whole
+from influcoder_lightning.durable import durable_path
+from influcoder_lightning.errors import ConfigError
+
+log = logging.getLogger(__name__)
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train.
+
+    Attributes:
+        members: positions in the pool that it learns from, sorted.
+        seed: of its LoRA and of the order of its data.
+    """
+
+    members: tuple[int, ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        digest = hashlib.sha256(",".join(map(str, self.members)).encode()).hexdigest()
+        return f"{digest[:24]}_{self.seed}.json"
+
+
+Trainer = Callable[[Job], "list[float]"]
+"""Trains the model of a job; returns the loss of each query afterwards [M]."""
+
+
+class RetrainedModels:
+    """The losses of all jobs done so far, in a folder.
+
+    Args:
+        folder: where they are kept; made when the first is known.
+        settings: what the losses depend on, besides the job. They are written into the folder.
+
+    Raises:
+        ConfigError: the folder holds losses of other settings, or is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._settings = json.loads(json.dumps(settings))  # as they are read again
+        path = folder / SETTINGS
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with durable_path(path) as part:
+                part.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
+        elif different := _differences(_read_json(path), self._settings):
+            raise ConfigError(
+                f"{folder} holds models of other settings ({', '.join(different)}). Choose another "
+                "hydra.run.dir or lds.models, or repeat those settings."
+            )
+
+    def known(self, job: Job) -> NDArray[np.float64] | None:
+        """[M] loss of each query after a job; None where it was not done yet."""
+        path = self.folder / job.name
+        if not path.exists():
+            return None
+        content = _read_json(path)
+        losses = content.get("losses") if isinstance(content, dict) else None
+        if not isinstance(losses, list) or not all(isinstance(x, float) for x in losses):
+            raise ConfigError(f"{path} is damaged: it holds no losses. Delete it to train anew.")
+        return np.array(losses)
+
+    def train(
+        self,
+        jobs: Iterable[Job],
+        start: Callable[[], Trainer],
+        processes: int = 1,
+        show: Callable[[int, int], Any] = lambda done, total: None,
+    ) -> None:
+        """Do the jobs that are not done yet, in the order given.
+
+        Args:
+            jobs: any; those done before cost nothing.
+            start: called once in each process, gives what trains there. It is pickled when there
+                are several processes.
+            processes: that train side by side.
+            show: told how many of the jobs to do are done.
+
+        Raises:
+            ConfigError: processes below 1.
+        """
+        if processes < 1:
+            raise ConfigError(f"lds.processes={processes} must be at least 1.")
+        todo = [job for job in dict.fromkeys(jobs) if self.known(job) is None]
+        if not todo:
+            return
+        if processes == 1 or len(todo) == 1:
+            trainer = start()
+            for done, job in enumerate(todo, 1):
+                self._keep(job, trainer(job))
+                show(done, len(todo))
+            return
+        # Spawned, not forked: torch's threads do not survive a fork.
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        executor = ProcessPoolExecutor(
+            min(processes, len(todo)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_enter,
+            initargs=(start, threads),
+        )
+        try:
+            waiting = {executor.submit(_do, job): job for job in todo}
+            done = 0
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._keep(waiting.pop(future), future.result())
+                    done += 1
+                    show(done, len(todo))
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _keep(self, job: Job, losses: list[float]) -> None:
+        with durable_path(self.folder / job.name) as part:
+            content = {"seed": job.seed, "n_members": len(job.members), "losses": losses}
+            part.write_text(json.dumps(content), encoding="utf-8")
+
+
+_trainer: Trainer | None = None  # of this process
+
+
+def _enter(start: Callable[[], Trainer], threads: int) -> None:
+    global _trainer
+    import torch
+
+    torch.set_num_threads(threads)
+    _trainer = start()
+
+
+def _do(job: Job) -> list[float]:
+    assert _trainer is not None
+    return _trainer(job)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_whole(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); delete it to train anew.") from error
+
+
+def _differences(old: Any, new: Mapping[str, Any]) -> list[str]:
+    if not isinstance(old, dict):
+        return ["no settings in it"]
+    return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

@@ -1,0 +1,224 @@
+"""lds: do the scores predict what retraining on subsets really does to the queries?"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning.counterfactual.lds import (
+    agreement_interval,
+    lds_table,
+    mean_ceiling,
+    seed_agreement,
+)
+from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
+from influcoder_lightning.counterfactual.score_matrix import load_matrix
+from influcoder_lightning.counterfactual.subsets import draw_subset
+from influcoder_lightning.counterfactual.truth import Truth
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.influence.registry import available_methods
+from influcoder_lightning.models import load_base_model
+from influcoder_lightning.recipes import lds_removal, valuate
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.progress import bar
+from influcoder_lightning.recipes.run_folder import locate, plain, require, save_config
+from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
+from influcoder_lightning.report import Section, Text, write_report
+from influcoder_lightning.report.lds import lds_sections, plot_lds, plot_removal
+from influcoder_lightning.valuation import library_versions
+
+log = logging.getLogger(__name__)
+_WITH_MODEL = ("rds", "icp")
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """Write ``lds.json``, ``lds.csv``, figures and ``report.md``; returns ``1 - LDS`` of the first.
+
+    Every trained model is kept in ``models/`` as its losses; the same command in the same folder
+    goes on with the others.
+    """
+    _check(cfg)
+    materials = Materials(cfg, "lds")
+    pool, query = materials.pool, materials.query
+    assert query is not None
+    if len(set(map(str, pool.ids))) < len(pool):
+        raise ConfigError("recipe=lds needs a pool without repeated ids: subsets are of samples.")
+    store = _store(materials, folder)
+    models = RetrainedModels(
+        Path(cfg.lds.models) if cfg.lds.models else folder / "models", settings_of(materials)
+    )
+    seeds = [int(seed) for seed in cfg.lds.seeds]
+    subsets = [
+        draw_subset(len(pool), cfg.lds.share, i, cfg.lds.subset_seed)
+        for i in range(cfg.lds.n_subsets)
+    ]
+    train_models(
+        models,
+        [Job(tuple(subset.tolist()), seed) for subset in subsets for seed in seeds],
+        materials,
+        "subset models",
+    )
+    ids, query_ids = as_id_array(pool.ids), as_id_array(query.ids)
+    truth = Truth.read(models, subsets, seeds, ids, query_ids)
+    scores = _scores(materials, store, truth)
+    result = summary(truth, scores)
+    methods = list(cfg.lds.removal_methods or list(scores)[:1])
+    if unknown := [name for name in methods if name not in scores]:
+        raise ConfigError(f"lds.removal_methods={methods}: {unknown[0]} is none of {list(scores)}.")
+    if cfg.lds.removal:
+        rankings = {name: scores[name].mean(axis=0) for name in methods}
+        plan = lds_removal.plan(rankings, len(pool), plain(cfg.lds.removal), seeds)
+        train_models(models, lds_removal.jobs(plan, len(pool), seeds), materials, "removal models")
+        result["removal"] = lds_removal.curves(models, plan, len(pool), seeds)
+    _write(result, cfg, folder, materials)
+    return 1 - float(result["rows"][0]["lds"])
+
+
+def train_models(models: RetrainedModels, jobs: list[Job], materials: Materials, what: str) -> None:
+    """Train what is not trained yet, with progress."""
+    cfg = materials.cfg
+    todo = sum(models.known(job) is None for job in dict.fromkeys(jobs))
+    log.info("%s: %d of %d to train", what, todo, len(set(jobs)))
+    begun = perf_counter()
+    with bar(what, todo) as advance:
+
+        def show(done: int, total: int) -> None:
+            advance(done)
+            if done % 10 == 0 or done == total:
+                left = (perf_counter() - begun) / done * (total - done)
+                log.info("trained %d of %d %s (about %.0f s left)", done, total, what, left)
+
+        processes = int(cfg.lds.processes or os.cpu_count() or 1)
+        models.train(jobs, StartTraining(plain(cfg)), processes, show)
+
+
+def summary(truth: Truth, scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """LDS of each method [M, N] beside what two seeds know of each other."""
+    table = lds_table(truth, scores)
+    first = next(iter(scores))
+    agreement = float(seed_agreement(truth).mean())
+    n_seeds = truth.losses.shape[1]
+    rows = []
+    for name, score in table.items():
+        row: dict[str, Any] = {
+            "name": name,
+            "lds": score.mean,
+            "ci95": list(score.ci95),
+            "aggregated": score.aggregated,
+        }
+        if name != first:
+            mean, low, high = table[name].behind[first]
+            row["first_minus_this"] = {"mean": mean, "ci95": [low, high]}
+        rows.append(row)
+    return {
+        "seed_agreement": agreement,
+        "seed_agreement_ci95": list(agreement_interval(truth)),
+        "ceiling": mean_ceiling(agreement, n_seeds),
+        "n_samples": len(truth.sample_ids),
+        "n_queries": len(truth.query_ids),
+        "n_subsets": len(truth.members),
+        "seeds_per_subset": n_seeds,
+        "rows": rows,
+    }
+
+
+def _check(cfg: DictConfig) -> None:
+    for key in ("data.pool", "data.query"):
+        require(cfg, key, "lds")
+    lds = cfg.lds
+    if lds.n_subsets < 3:
+        raise ConfigError(f"lds.n_subsets={lds.n_subsets}: three subsets at least can be ordered.")
+    seeds = list(lds.seeds)
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"lds.seeds={seeds}: give two at least, each once; they bound the score.")
+    if cfg.seed in seeds:
+        raise ConfigError(
+            f"lds.seeds={seeds} holds the valuation's own seed={cfg.seed}: models that start from "
+            "its very LoRA would flatter it. Choose others."
+        )
+    if not lds.methods and not lds.scores:
+        raise ConfigError("lds.methods is empty, and so is lds.scores: there is nothing to judge.")
+    if unknown := sorted(set(lds.methods) - set(available_methods())):
+        raise ConfigError(
+            f"lds.methods: {unknown[0]!r} is no method; known are {', '.join(available_methods())}."
+        )
+    if both := sorted(set(lds.methods) & set(lds.scores or {})):
+        raise ConfigError(f"lds.scores names {both[0]!r}, which is a method; choose another name.")
+
+
+def _store(materials: Materials, folder: Path) -> InfluenceStore:
+    """The store of `from`, or of a valuation run in this folder, which is done once."""
+    cfg = materials.cfg
+    if cfg["from"] is not None:
+        return InfluenceStore(locate(Path(cfg["from"]), "influence"))
+    settings = settings_of(materials) | {"seed": cfg.seed, "influence": plain(cfg.influence)}
+    done = folder / "valued.json"
+    if done.exists():
+        if json.loads(done.read_bytes()) != json.loads(json.dumps(settings)):
+            raise ConfigError(
+                f"{folder} holds a valuation with other settings; choose another hydra.run.dir."
+            )
+        log.info("the valuation of %s is used again", folder)
+        return InfluenceStore(folder / "influence")
+    materials.cfg.influence.overwrite = True  # an interrupted valuation is done again
+    store = valuate.value(materials, folder)
+    with atomic_path(done) as part:
+        part.write_text(json.dumps(settings), encoding="utf-8")
+    return store
+
+
+def _scores(
+    materials: Materials, store: InfluenceStore, truth: Truth
+) -> dict[str, NDArray[np.float64]]:
+    cfg, scores = materials.cfg, {}
+    model = None
+    for name in cfg.lds.methods:
+        options: dict[str, Any] = {}
+        if name in _WITH_MODEL:
+            model = model or load_base_model(cfg.model.name)
+            options = {"model": model, "tokenizer": materials.tokenizer}
+        ranking: Ranking = store.rank(name, data=materials.pool.identified(), **options)
+        scores[name] = truth.scores_of(ranking)
+    for name, path in (cfg.lds.scores or {}).items():
+        scores[str(name)] = load_matrix(Path(path), truth)
+    return scores
+
+
+def _write(result: dict[str, Any], cfg: DictConfig, folder: Path, materials: Materials) -> None:
+    settings = settings_of(materials) | {"lds": plain(cfg.lds), "seed": cfg.seed}
+    content = result | {"settings": settings, "versions": library_versions()}
+    with atomic_path(folder / "lds.json") as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(folder / "lds.csv") as part, part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "lds", "low", "high", "aggregated"])
+        for row in result["rows"]:
+            writer.writerow([row["name"], row["lds"], *row["ci95"], row["aggregated"]])
+    plot_lds(result, folder / "lds.png")
+    if "removal" in result:
+        plot_removal(result["removal"], folder / "removal.png")
+    save_config(cfg, folder, pool=materials.pool.fingerprint())
+    intro = (
+        f"{result['n_subsets']} random subsets of {cfg.lds.share:.0%} of {result['n_samples']} "
+        f"samples, {result['seeds_per_subset']} models each, trained for as many epochs as the "
+        f"valuation run; {result['n_queries']} queries. LDS is the rank correlation over subsets "
+        "between the sum of the members' scores and what training on them did to a query's loss, "
+        "mean over queries; in brackets 95 % intervals of a bootstrap over queries and subsets."
+    )
+    write_report(
+        folder / "report.md",
+        [Section("Do the scores predict retraining?", [Text(intro)]), *lds_sections(result)],
+    )

@@ -1,0 +1,95 @@
+"""What trains the subset models of a study: the fine-tuning of the recipes, for part of a pool."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from influcoder_lightning.capture.features import causal_lm_losses, evaluating
+from influcoder_lightning.counterfactual.retraining import Job, Trainer
+from influcoder_lightning.data import collate_samples
+from influcoder_lightning.finetune import train
+from influcoder_lightning.models import add_lora, device, load_base_model
+from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.progress import quiet
+from influcoder_lightning.recipes.run_folder import plain
+
+
+def settings_of(materials: Materials) -> dict[str, Any]:
+    """What the losses of subset models depend on, besides subset and seed."""
+    cfg = materials.cfg
+    assert materials.query is not None
+    return {
+        "model": Path(cfg.model.name).name,  # the same from another folder
+        "template": cfg.model.template,
+        "train": {k: v for k, v in plain(cfg.train).items() if k in _TRAINED},
+        "lora": plain(cfg.lora),
+        "pool": materials.pool.fingerprint(),
+        "query": materials.query.fingerprint(),
+    }
+
+
+_TRAINED = ("steps", "epochs", "batch_size", "accumulate", "lr", "weight_decay", "warmup",
+            "max_length", "precision")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StartTraining:
+    """Gets a process ready to train subset models; can be pickled.
+
+    Attributes:
+        settings: the configuration as plain values.
+    """
+
+    settings: Mapping[str, Any]
+
+    def __call__(self) -> Trainer:
+        """Load model and rows; returns what trains one job after the other."""
+        logging.getLogger("influcoder_lightning").setLevel(logging.WARNING)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        materials = Materials(OmegaConf.create(dict(self.settings)), "lds")
+        base = load_base_model(materials.cfg.model.name)
+        pool, query = materials.pool, materials.query
+        assert query is not None
+
+        def train_one(job: Job) -> list[float]:
+            nonlocal base
+            # As many epochs as the valuation run has on the whole pool.
+            steps = max(1, round(materials.valuation_steps() * len(job.members) / len(pool)))
+            model = add_lora(base, plain(materials.cfg.lora), job.seed)
+            with quiet():
+                train(
+                    model,
+                    Subset(pool.dataset, list(job.members)),
+                    steps=steps,
+                    seed=job.seed,
+                    **materials.training_options(),
+                )
+            losses = sample_losses(model, query.dataset)
+            base = model.unload()
+            return losses
+
+        return train_one
+
+
+def sample_losses(model: Any, dataset: Dataset, batch_size: int = 32) -> list[float]:
+    """Mean loss over its response tokens of each sample of a dataset, in nats."""
+    model.to(device())
+    losses: list[float] = []
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=batch_size, collate_fn=collate_samples(0)
+    )
+    with evaluating(model), torch.no_grad():
+        for batch in loader:
+            batch = move_data_to_device(batch, device())
+            losses += causal_lm_losses(model, batch, "labels").double().tolist()
+    return losses

@@ -1,0 +1,135 @@
+"""`lds.png`, `removal.png` and the sections of recipe=lds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure as Canvas
+
+from influcoder_lightning.report.markdown import Figure, Section, Table, Text
+from influcoder_lightning.report.style import ACCENT, INK, MUTED, PALETTE, label, save_figure, tidy
+
+
+def lds_sections(result: Mapping[str, Any]) -> list[Section]:
+    """Table and figures."""
+    low, high = result["seed_agreement_ci95"]
+    bound = (
+        f"Two seeds of the same subsets agree at {result['seed_agreement']:.3f} "
+        f"[{low:.3f}, {high:.3f}]: what one training can know of another. Against the mean of "
+        f"{result['seeds_per_subset']} seeds, a perfect prediction would reach about "
+        f"{result['ceiling']:.3f} (Spearman and Brown)."
+    )
+    parts: list[Any] = [
+        Text(bound),
+        Figure("lds.png", "Bars: LDS and its 95 % interval. Line: agreement of two seeds."),
+        lds_table(result["rows"]),
+        Text(
+            "Aggregated: the same for scores and losses averaged over the queries. The last column "
+            "is the first method's LDS minus this one's, paired: an interval that is clear of zero "
+            "is a difference."
+        ),
+    ]
+    sections = [Section("Linear datamodeling score", parts)]
+    if "removal" in result:
+        sections.append(
+            Section(
+                "Without the best samples",
+                [
+                    Text(
+                        "Change of the mean query loss (nats per response token) after retraining "
+                        "without the samples that score best, against training on all; beside it "
+                        "as many samples drawn at random."
+                    ),
+                    Figure("removal.png", "Higher: more was lost. Bars: 95 % over queries."),
+                    removal_table(result["removal"]),
+                ],
+            )
+        )
+    return sections
+
+
+def lds_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per method."""
+    lines = []
+    for row in rows:
+        behind = row.get("first_minus_this")
+        lines.append(
+            [
+                row["name"],
+                f"{row['lds']:.3f} {_interval(row['ci95'])}",
+                row["aggregated"],
+                None if behind is None else f"{behind['mean']:.3f} {_interval(behind['ci95'])}",
+            ]
+        )
+    return Table(["method", "LDS", "aggregated", f"{rows[0]['name']} minus this"], lines)
+
+
+def removal_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """One line per share, one column per method."""
+    names = list(curves)
+    lines = []
+    for place, first in enumerate(curves[names[0]]):
+        cells = [
+            f"{curves[name][place]['mean']:+.4f} {_interval(curves[name][place]['ci95'], 4)}"
+            for name in names
+        ]
+        lines.append([f"{first['share']:.0%}", first["n_removed"], *cells])
+    return Table(["share", "removed", *names], lines)
+
+
+def plot_lds(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """LDS of every method with its interval, best on top, and the agreement of two seeds."""
+    rows = sorted(result["rows"], key=lambda row: row["lds"])
+    canvas = Canvas(figsize=(8, 1.4 + 0.34 * len(rows)), layout="constrained")
+    axes = canvas.subplots()
+    first = result["rows"][0]["name"]
+    for place, row in enumerate(rows):
+        low, high = row["ci95"]
+        colour = ACCENT if row["name"] == first else MUTED
+        axes.barh(place, row["lds"], color=colour, height=0.62)
+        axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [label(row["name"], 40) for row in rows])
+    bound = result["seed_agreement"]
+    axes.axvline(bound, color=PALETTE[5], linestyle="--", linewidth=1.2)
+    axes.annotate(
+        "agreement of two seeds",
+        (bound, 0),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=8,
+        color=PALETTE[5],
+    )
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel("LDS: rank correlation with real retraining", fontsize=9, color=INK)
+    tidy(axes, grid="x")
+    save_figure(canvas, path)
+
+
+def plot_removal(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str]
+) -> None:
+    """Change of query loss against the share removed."""
+    canvas = Canvas(figsize=(7, 4), layout="constrained")
+    axes = canvas.subplots()
+    names = [*(name for name in curves if name != "random"), "random"]
+    for colour, name in zip([*PALETTE[: len(names) - 1], MUTED], names, strict=False):
+        line = curves[name]
+        x = [100 * point["share"] for point in line]
+        y = [point["mean"] for point in line]
+        down = [point["mean"] - point["ci95"][0] for point in line]
+        up = [point["ci95"][1] - point["mean"] for point in line]
+        axes.errorbar(x, y, [down, up], color=colour, marker="o", ms=4, capsize=2, label=name)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel("per cent of the pool removed", fontsize=9, color=INK)
+    axes.set_ylabel("change of query loss [nats]", fontsize=9, color=INK)
+    axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    save_figure(canvas, path)
+
+
+def _interval(ends: Sequence[float], digits: int = 3) -> str:
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"

@@ -1,0 +1,101 @@
+"""recipe=lds on a tiny model: files, resuming, imported scores, and errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from influcoder_lightning.cli import run_recipe
+from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
+
+WORDS = ("red", "green", "blue", "one", "two")
+
+
+def run(folder: Path, *overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
+        cfg = compose("config", overrides=["recipe=lds", *overrides])
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_recipe("lds", cfg, folder, [o.partition("=")[0] for o in overrides])
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory) -> list[str]:
+    made = tmp_path_factory.mktemp("made")
+    rng = np.random.default_rng(0)
+
+    def rows(n, name):
+        return [
+            {
+                "id": f"{name}{i}",
+                "prompt": f"{name} {i}: say {WORDS[i % 5]}",
+                "response": " ".join([WORDS[i % 5]] * rng.integers(1, 4)),
+            }
+            for i in range(n)
+        ]
+
+    write_jsonl(rows(12, "p"), made / "pool.jsonl")
+    write_jsonl(rows(3, "q"), made / "query.jsonl")
+    tokenizer = build_tokenizer(["say red green blue one two"], 280, made / "model")
+    build_tiny_llama(made / "model", tokenizer, hidden_size=32)
+    return [
+        f"model.name={made / 'model'}", f"data.pool={made / 'pool.jsonl'}",
+        f"data.query={made / 'query.jsonl'}", "train.max_length=64", "train.lr=1e-2",
+        "influence.sketch_dim=128", "influence.code_dim=16", "lds.seeds=[1,2]", "lds.processes=1",
+    ]  # fmt: skip
+
+
+def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "theirs.npy", rng.normal(size=(3, 12)))
+    overrides = [
+        *common, "lds.methods=[cosine,tfidf]", f"+lds.scores={{theirs: {tmp_path / 'theirs.npy'}}}",
+        "lds.removal=[0.1,0.3]",
+    ]  # fmt: skip
+    folder = tmp_path / "run"
+    run(folder, *overrides, "lds.n_subsets=3")
+    first = {path.name: path.stat().st_mtime_ns for path in (folder / "models").iterdir()}
+    assert len(first) == 1 + 2 * (1 + 3 + 2 + 2)  # settings; full, subsets, cosine's and random's
+    value = run(folder, *overrides, "lds.n_subsets=5")
+    again = {path.name: path.stat().st_mtime_ns for path in (folder / "models").iterdir()}
+    assert first.items() <= again.items() and len(again) == len(first) + 4
+    result = json.loads((folder / "lds.json").read_text())
+    assert [row["name"] for row in result["rows"]] == ["cosine", "tfidf", "theirs"]
+    assert value == pytest.approx(1 - result["rows"][0]["lds"])
+    for row in result["rows"]:
+        assert -1 <= row["ci95"][0] <= row["ci95"][1] <= 1
+    assert "first_minus_this" not in result["rows"][0]
+    assert -1 <= result["seed_agreement"] <= 1 and result["n_subsets"] == 5
+    assert set(result["removal"]) == {"cosine", "random"}
+    assert [point["n_removed"] for point in result["removal"]["cosine"]] == [1, 4]
+    for name in ("lds.csv", "lds.png", "removal.png", "report.md", "config.yaml"):
+        assert (folder / name).stat().st_size > 0
+
+    other = tmp_path / "other"  # another run shares valuation and models
+    run(
+        other, *common, "lds.methods=[tracin]", "lds.n_subsets=5", f"from={folder}",
+        f"lds.models={folder / 'models'}", "lds.removal=[]",
+    )  # fmt: skip
+    assert len(list((folder / "models").iterdir())) == len(again)
+    assert not (other / "influence").exists() and not (other / "removal.png").exists()
+
+
+def test_what_cannot_be_judged_is_refused_before_anything_is_trained(common, tmp_path, capsys):
+    for override, message in (
+        ("lds.seeds=[0,1]", "would flatter it"),
+        ("lds.seeds=[1]", "give two at least"),
+        ("lds.n_subsets=2", "at least 3"),
+        ("lds.methods=[cosin]", "is no method"),
+        ("lds.methods=[]", "nothing to judge"),
+        ("lds.share=1.5", "leaves"),
+        ("+lds.scores={cosine: x.npy}", "choose another name"),
+    ):
+        with pytest.raises(SystemExit):
+            run(tmp_path / "x", *common, override)
+        assert message in capsys.readouterr().err
