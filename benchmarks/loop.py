@@ -29,6 +29,7 @@ from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.diversity import MAX_SIMILARITY, SampleCodes, count_near_copies
 from influcoder_lightning.recipes.compare import run_arms
+from influcoder_lightning.recipes.loop import run_rounds
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.valuate import rank, value
 from influcoder_lightning.report import summarise_arms
@@ -61,15 +62,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.RESULTS / "loop.json")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    tasks: dict[str, Any] = {}
+    work = {task: options.work / task.split("/")[1] for task in options.only}
+    settings = {}
     for task in options.only:
-        work = options.work / task.split("/")[1]
-        write_splits(options.data, work, task, options.seed)
-        cfg = settings_of(options, work)
-        tasks[task] = {
-            "loop": report.cached(work / "loop_cost.json", partial(rounds, cfg, work)),
-            "diverse": report.cached(work / "diverse.json", partial(near_copies, cfg, work)),
+        write_splits(options.data, work[task], task, options.seed)
+        settings[task] = settings_of(options, work[task])
+    copies = {
+        task: report.cached(
+            work[task] / "diverse.json", partial(near_copies, settings[task], work[task])
+        )
+        for task in options.only
+    }
+    tasks = {
+        task: {
+            "loop": report.cached(
+                work[task] / "loop_cost.json", partial(rounds, settings[task], work[task])
+            ),
+            "diverse": copies[task],
         }
+        for task in options.only
+    }
     result = {
         "settings": SETTINGS
         | {"pool": N_TASK + 3 * N_OTHER, "queries": N_QUERY, "evaluation": N_EVAL}
@@ -113,19 +125,19 @@ def settings_of(options: argparse.Namespace, work: Path) -> DictConfig:
 
 def rounds(cfg: DictConfig, work: Path) -> dict[str, Any]:
     """What `recipe=loop` finds, and the share of the task's rows in each choice."""
-    with report.measured() as spent:
-        run_recipe("loop", cfg, work / "loop")
+    run_recipe("loop", cfg, work / "loop")
     result = json.loads((work / "loop" / "loop.json").read_text())
     task = load_rows(work / "query.jsonl")[0]["task"]
     shares = {}
     for r in result["rounds"]:
         rows = load_rows(work / "loop" / f"round_{r['round']}" / "selected.jsonl")
         shares[f"round_{r['round']}"] = float(np.mean([row["task"] == task for row in rows]))
-    return result | {"share_of_task": shares, "process": spent}
+    return result | {"share_of_task": shares}
 
 
 def near_copies(cfg: DictConfig, work: Path) -> dict[str, Any]:
     """`top_k`, `diverse` and chance on a pool with planted near-copies of its best samples."""
+    run_rounds(Materials(cfg, "loop"), work / "loop")  # recipe=loop does not do them again
     folder = work / "copies"
     pool = load_rows(work / "pool.jsonl")
     by_id = {str(row["id"]): row for row in pool}

@@ -87,6 +87,8 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"loop.held_out={loop.held_out} must be at least 0 and below 1.")
     if loop.threshold is not None and loop.action == "select":
         raise ConfigError("loop.threshold is for loop.action=drop; select keeps loop.share.")
+    if cfg.select.k is not None:
+        raise ConfigError("loop.share says how many samples a round keeps; leave select.k out.")
     strategies = ("top_k", "diverse") if loop.action == "select" else ("top_k",)
     if cfg.select.strategy not in strategies:
         raise ConfigError(
@@ -214,7 +216,8 @@ def compare_arms(
         settings = settings_of(materials) | {"eval": evaluation, "seeds": seeds}
         digest = hashlib.sha256(json.dumps(which).encode()).hexdigest()
         settings |= {"steps": arm_steps, "ids": digest}
-        done = read_part(folder / "arms" / f"{arm}.json", settings, replace=True)
+        part, keys = folder / "arms" / f"{arm}.json", ("eval_loss", "base")
+        done = read_part(part, settings, keys, replace=True)
         key = (arm_steps, which)
         if done is None and key in trained:  # the loop may have found just this set
             done = {"eval_loss": trained[key], "base": losses["base"]}
@@ -223,7 +226,7 @@ def compare_arms(
             keep = {"loop": folder / "adapter"}
             found = run_arms({arm: ids}, materials, seeds=seeds, steps=arm_steps, adapters=keep)
             done = {"eval_loss": found[arm], "base": found["base"]}
-        write_part(folder / "arms" / f"{arm}.json", settings, done)
+        write_part(part, settings, done)
         losses["base"], losses[arm] = done["base"], done["eval_loss"]
         trained[key] = done["eval_loss"]
     summary = summarise_arms(losses, k, steps, len(seeds))

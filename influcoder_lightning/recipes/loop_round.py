@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,21 @@ from torch.utils.data import Dataset, Subset
 
 from influcoder_lightning import InfluenceStore, Ranking, select
 from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.data.rows import Row
 from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.finetune import evaluate
 from influcoder_lightning.influence.ids import id_keys
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import valuate
-from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, save_config
 
 log = logging.getLogger(__name__)
 PART = "round.json"
+_RESULT = ("round", "n_pool", "n_kept", "query_loss", "valuation_steps", "retraining_steps",
+           "seconds", "kept")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Rounds:
             before: ids of the samples that the round before kept.
         """
         folder = self.folder / f"round_{number}"
-        done = read_part(folder / PART, self.settings)
+        done = read_part(folder / PART, self.settings, _RESULT)
         if done is not None:
             log.info("round %d: done before", number)
             return done
@@ -80,14 +84,7 @@ class Rounds:
         ranking = valuate.rank(store, materials, folder)
         seconds = {"valuation": perf_counter() - begun}
         kept = keep(ranking, before, cfg, store)
-        scores = dict(zip(id_keys(ranking.sample_ids), ranking.scores.tolist(), strict=True))
-        wanted = {str(name) for name in kept}
-        rows = [
-            {**row, "influence_score": scores.get(str(row["id"]))}
-            for row in materials.pool.identified()
-            if str(row["id"]) in wanted
-        ]
-        write_jsonl(rows, folder / SELECTED)
+        write_jsonl(_rows(materials.pool, ranking, kept), folder / SELECTED)
         save_config(cfg, folder, pool=materials.pool.fingerprint())
         steps = materials.valuation_steps()
         if not kept or len(kept) == len(before):
@@ -181,6 +178,18 @@ def held_out_queries(n: int, share: float, seed: int) -> tuple[list[int], list[i
 def subset(dataset: Dataset, places: Sequence[int]) -> Dataset:
     """Some rows of a dataset."""
     return Subset(dataset, list(places))
+
+
+def _rows(pool: Split, ranking: Ranking, kept: Sequence[Any]) -> list[Row]:
+    """The kept rows in the order of the pool, each with its score; None where it has none."""
+    scores = dict(zip(id_keys(ranking.sample_ids), ranking.scores.tolist(), strict=True))
+    finite = {key: score for key, score in scores.items() if math.isfinite(score)}
+    wanted = {str(name) for name in kept}
+    return [
+        {**row, "influence_score": finite.get(str(row["id"]))}
+        for row in pool.identified()
+        if str(row["id"]) in wanted
+    ]
 
 
 def _result(

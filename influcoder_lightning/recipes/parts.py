@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 
-log = logging.getLogger(__name__)
-
 
 def read_part(
-    path: Path, settings: dict[str, Any], *, replace: bool = False
+    path: Path, settings: dict[str, Any], keys: Collection[str], *, replace: bool = False
 ) -> dict[str, Any] | None:
     """What `write_part` kept, or None where that part is not finished.
 
     Args:
         path: of the part.
         settings: what its content depends on, as JSON gives it back.
+        keys: what its content has.
         replace: a part that was made with other settings counts as not finished.
 
     Raises:
@@ -30,11 +29,13 @@ def read_part(
     if not path.is_file():
         return None
     try:
-        part: dict[str, Any] = json.loads(read_whole(path))
-        before, content = part["settings"], dict(part["content"])
+        part: dict[str, dict[str, Any]] = json.loads(read_whole(path))
+        before, content = part["settings"], part["content"]
+        if missing := set(keys) - set(content):
+            raise KeyError(*sorted(missing))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is damaged ({error}); delete it to do that part anew."
+            f"{path} is damaged ({error!r:.200}); delete it to do that part anew."
         ) from error
     if before != settings and replace:
         return None

@@ -35,7 +35,7 @@ _ALSO = {
     "select": ("rank", "select"),
     "compare": ("rank", "select"),
     "retrain": ("select",),
-    "loop": ("rank", "select"),
+    "loop": ("rank",),
 }
 
 

@@ -207,6 +207,7 @@ def test_drop_takes_the_worst_away_and_stops_when_there_are_none(made, tmp_path)
         ("loop.rounds=0", "at least 1"),
         ("loop.threshold=0.5", "loop.threshold is for loop.action=drop"),
         ("select.strategy=random", "use top_k or diverse"),
+        ("select.k=5", "leave select.k out"),
         ("mode=frozen", "leave mode=training"),
         ("rank.method=cosin", "did you mean"),
         ("seeds=[1,1]", "each once"),

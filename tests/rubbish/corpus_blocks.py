@@ -16,6 +16,7 @@ from corpus_towers import Files, folder_with
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.recipes.fidelity import _finished as finished_part
 from influcoder_lightning.recipes.icp import probe
+from influcoder_lightning.recipes.parts import read_part
 
 SETTINGS = {"model": "m", "pool": "p"}
 BLOCK = "000000000.npy"
@@ -51,6 +52,13 @@ PARTS: dict[str, Any] = {
     "of another run": b'{"settings": {"pool": "q"}}',
     "10^12 bytes": sparse_of("part.json", 10**12),
 }
+LOOP_PARTS = PARTS | {
+    "without content": b'{"settings": {"model": "m", "pool": "p"}}',
+    "with a list": b'{"settings": {"model": "m", "pool": "p"}, "content": [1]}',
+    "with a number": b'{"settings": {"model": "m", "pool": "p"}, "content": 1}',
+    "without a key": b'{"settings": {"model": "m", "pool": "p"}, "content": {"kept": []}}',
+    "of no settings": b'{"settings": 3, "content": {"kept": [], "query_loss": 1}}',
+}
 
 
 def _blocks(files: Files) -> Callable[[Path], Path]:
@@ -65,6 +73,10 @@ def _probe(folder: Path) -> Any:
 
 def _part(folder: Path) -> Any:
     return finished_part(folder / "part.json", SETTINGS)
+
+
+def _loop_part(folder: Path) -> Any:
+    return read_part(folder / "part.json", SETTINGS, ("kept", "query_loss"))
 
 
 CASES = [
@@ -103,6 +115,18 @@ CASES = [
             where="part.json",
         )
         for name, content in PARTS.items()
+    ),
+    *(
+        Case(
+            "loop part",
+            name,
+            folder_with({"part.json": content}),
+            _loop_part,
+            "is damaged|other settings",
+            ConfigError,
+            where="part.json",
+        )
+        for name, content in LOOP_PARTS.items()
     ),
     Case(
         "icp block",
