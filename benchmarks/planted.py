@@ -39,7 +39,7 @@ from real_chain import TEMPLATE, materials_of
 from sklearn.metrics import average_precision_score
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import joined_text
@@ -52,12 +52,12 @@ Row = sets.Row
 Scores = NDArray[Any]
 Metrics = dict[str, dict[str, float]]
 
-BATCH, MAX_LENGTH, PRECISION = 16, 160, "bf16-mixed"
+BATCH, MAX_LENGTH = 16, 160
 # Chosen on seed 0, see benchmarks/README.md.
-SETTINGS = {
-    "toxic": {"lr": 3e-4, "epochs": 1, "windows": 1},
-    "facts": {"lr": 1e-3, "epochs": 3, "windows": 9},
-    "damage": {"lr": 3e-4, "epochs": 1, "windows": 1},
+SETTINGS: dict[str, dict[str, Any]] = {
+    "toxic": {"lr": 3e-4, "epochs": 1, "windows": 1, "precision": "32-true"},
+    "facts": {"lr": 1e-3, "epochs": 3, "windows": 9, "precision": "bf16-mixed"},
+    "damage": {"lr": 3e-4, "epochs": 1, "windows": 1, "precision": "bf16-mixed"},
 }
 OURS = ("cosine", "projected_cosine", "tracin", "whitened", "encoder")
 BAD = ("wrong answer", "word salad")
@@ -95,9 +95,8 @@ def main() -> None:
             folder = work / f"{name}_{seed}"
             part = partial(one_run, options, name, seed, folder)
             parts.append(report.cached(folder / "result.json", part))
-            print(f"{folder.name}: {parts[-1]['cost']['seconds']:.0f} s", flush=True)
-    result = summary(parts) | {"environment": report.environment()}
-    report.write(options.out, result)
+            result = summary(parts) | {"environment": report.environment()}
+            report.write(options.out, result)  # after each part: what is there counts
     plot(result, options.plot)
     show(result)
 
@@ -108,8 +107,23 @@ def one_run(options: argparse.Namespace, name: str, seed: int, folder: Path) -> 
     made = sets.MAKERS[name](options.data, sizes, random.Random(seed))
     write_jsonl(made.pool, folder / "pool.jsonl")
     write_jsonl(made.queries, folder / "query.jsonl")
+    cost = report.cached(folder / "valuation.json", partial(valuate, options, name, seed, folder))
+    store = InfluenceStore(folder / "influence")
+    return {
+        "set": name,
+        "seed": seed,
+        "rows": {kind: sum(row["task"] == kind for row in made.pool) for kind in kinds(made.pool)},
+        "queries": len(made.queries),
+        "figures": FIGURES[name](options, store, made),
+        "losses": losses(store),
+        "valuation": cost,
+    }
+
+
+def valuate(options: argparse.Namespace, name: str, seed: int, folder: Path) -> dict[str, float]:
+    """Fine-tune once on the pool with every row valued; what that cost."""
     settings = SETTINGS[name]
-    steps = math.ceil(len(made.pool) / BATCH) * settings["epochs"]
+    steps = math.ceil(len(load_rows(folder / "pool.jsonl")) / BATCH) * settings["epochs"]
     run = argparse.Namespace(model=options.model, max_length=MAX_LENGTH, seed=seed)
     materials = materials_of(
         run,
@@ -118,21 +132,13 @@ def one_run(options: argparse.Namespace, name: str, seed: int, folder: Path) -> 
         train__lr=settings["lr"],
         train__epochs=settings["epochs"],
         train__batch_size=BATCH,
-        train__precision=PRECISION,
+        train__precision=settings["precision"],
         influence__refresh_queries_every_n_steps=math.ceil(steps / settings["windows"]),
         influence__overwrite=True,
     )
     with report.measured() as cost:
-        store = value(materials, folder)
-    return {
-        "set": name,
-        "seed": seed,
-        "rows": {kind: sum(row["task"] == kind for row in made.pool) for kind in kinds(made.pool)},
-        "queries": len(made.queries),
-        "figures": FIGURES[name](options, store, made),
-        "losses": losses(store),
-        "cost": cost,
-    }
+        value(materials, folder)
+    return cost
 
 
 def kinds(rows: Sequence[Row]) -> list[str]:
@@ -300,7 +306,7 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
                 for m, arm in arms.items()
             }
     runs = [{k: v for k, v in part.items() if k != "figures"} for part in parts]
-    settings = {"batch_size": BATCH, "max_length": MAX_LENGTH, "precision": PRECISION}
+    settings = {"batch_size": BATCH, "max_length": MAX_LENGTH}
     return result | {"goals": GOALS, "settings": settings | SETTINGS, "runs": runs}
 
 
