@@ -74,22 +74,30 @@ def mean_ceiling(agreement: float, seeds: int) -> float:
 def lds_table(
     truth: Truth, scores: Mapping[str, NDArray[np.float64]], draws: int = 1000, seed: int = 0
 ) -> dict[str, Score]:
-    """LDS of each method's scores [M, N], with paired bootstrap intervals.
+    """LDS of each method's scores [M, N] or [V, M, N], with paired bootstrap intervals.
 
     Args:
         truth: S subsets; three or more.
-        scores: by name, in the order of the truth's queries and samples.
+        scores: by name, in the order of the truth's queries and samples. Those of V valuation runs
+            [V, M, N] are judged one by one, and the mean of their LDS is reported.
         draws: of the bootstrap.
         seed: of the bootstrap.
     """
     target = truth.helpfulness
-    predicted = {name: truth.predictions(matrix) for name, matrix in scores.items()}
-    rhos = {name: row_correlations(rows, target) for name, rows in predicted.items()}
+    predicted = {
+        name: [truth.predictions(run) for run in (matrix if matrix.ndim == 3 else [matrix])]
+        for name, matrix in scores.items()
+    }
+    rhos = {
+        name: np.mean([row_correlations(rows, target) for rows in runs], axis=0)
+        for name, runs in predicted.items()
+    }
     drawn = {name: np.empty(draws) for name in scores}
     for draw, (queries, subsets) in enumerate(_resampled(*target.shape, draws, seed)):
-        again = target[np.ix_(queries, subsets)]
-        for name, rows in predicted.items():
-            drawn[name][draw] = row_correlations(rows[np.ix_(queries, subsets)], again).mean()
+        some = np.ix_(queries, subsets)
+        again = target[some]
+        for name, runs in predicted.items():
+            drawn[name][draw] = np.mean([row_correlations(rows[some], again) for rows in runs])
     total = target.mean(axis=0, keepdims=True)
     table = {}
     for name, per_query in rhos.items():
@@ -100,8 +108,12 @@ def lds_table(
             if other != name:
                 ends = np.percentile(drawn[other] - drawn[name], _LEVEL)
                 behind[other] = (float(rhos[other].mean()) - mean, float(ends[0]), float(ends[1]))
-        summed = row_correlations(predicted[name].mean(axis=0, keepdims=True), total)
-        table[name] = Score(mean, (float(low), float(high)), per_query, float(summed[0]), behind)
+        summed = [
+            row_correlations(rows.mean(axis=0, keepdims=True), total) for rows in predicted[name]
+        ]
+        table[name] = Score(
+            mean, (float(low), float(high)), per_query, float(np.mean(summed)), behind
+        )
     return table
 
 

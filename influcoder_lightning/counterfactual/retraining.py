@@ -1,8 +1,12 @@
-"""Models retrained on parts of a pool: each query's loss afterwards, kept as soon as it is known.
+"""Models retrained on parts of a pool, and each query's loss afterwards; nothing is trained twice.
 
-A job is one model: the positions it learns from, and a seed. Its losses are a small JSON file named
-after the job, so that an interrupted run goes on where it stopped, several studies share what was
-trained, and nothing is trained twice. Only the process that hands out jobs writes files.
+A job is one model: the positions it learns from, and a seed. Its LoRA is kept, so that other
+queries can be asked later, and so are its losses on these queries, both named after the job. An
+interrupted run goes on where it stopped, and several studies share what was trained::
+
+    settings.json                what all models depend on
+    adapters/JOB/                the LoRA of a job, as PEFT saves it
+    losses_QUERIES/JOB.json      its loss of each query; QUERIES is the queries' fingerprint
 """
 
 from __future__ import annotations
@@ -43,32 +47,35 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Of its files."""
         digest = hashlib.sha256(",".join(map(str, self.members)).encode()).hexdigest()
-        return f"{digest[:24]}_{self.seed}.json"
+        return f"{digest[:24]}_{self.seed}"
 
 
-Trainer = Callable[[Job], "list[float]"]
-"""Trains the model of a job; returns the loss of each query afterwards [M]."""
+Trainer = Callable[[Job, Path], "list[float]"]
+"""Trains the model of a job, or loads it where the folder given exists, else saves it there;
+returns the loss of each query [M]."""
 
 
 class RetrainedModels:
-    """The losses of all jobs done so far, in a folder.
+    """All jobs done so far, in a folder.
 
     Args:
-        folder: where they are kept; made when the first is known.
-        settings: what the losses depend on, besides the job. They are written into the folder.
+        folder: where they are kept.
+        settings: what the models depend on, besides the job. They are written into the folder.
+        queries: fingerprint of the queries.
 
     Raises:
-        ConfigError: the folder holds losses of other settings, or is damaged.
+        ConfigError: the folder holds models of other settings, or is damaged.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], queries: str) -> None:
         self.folder = folder
+        self._losses = folder / f"losses_{queries[:16]}"
         self._settings = json.loads(json.dumps(settings))  # as they are read again
+        self._losses.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
             with durable_path(path) as part:
                 part.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
         elif different := _differences(_read_json(path), self._settings):
@@ -79,7 +86,7 @@ class RetrainedModels:
 
     def known(self, job: Job) -> NDArray[np.float64] | None:
         """[M] loss of each query after a job; None where it was not done yet."""
-        path = self.folder / job.name
+        path = self._losses / f"{job.name}.json"
         if not path.exists():
             return None
         content = _read_json(path)
@@ -115,7 +122,7 @@ class RetrainedModels:
         if processes == 1 or len(todo) == 1:
             trainer = start()
             for done, job in enumerate(todo, 1):
-                self._keep(job, trainer(job))
+                self._keep(job, trainer(job, self._adapter(job)))
                 show(done, len(todo))
             return
         # Spawned, not forked: torch's threads do not survive a fork.
@@ -127,7 +134,7 @@ class RetrainedModels:
             initargs=(start, threads),
         )
         try:
-            waiting = {executor.submit(_do, job): job for job in todo}
+            waiting = {executor.submit(_do, job, self._adapter(job)): job for job in todo}
             done = 0
             while waiting:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -138,8 +145,11 @@ class RetrainedModels:
         finally:
             executor.shutdown(cancel_futures=True)
 
+    def _adapter(self, job: Job) -> Path:
+        return self.folder / "adapters" / job.name
+
     def _keep(self, job: Job, losses: list[float]) -> None:
-        with durable_path(self.folder / job.name) as part:
+        with durable_path(self._losses / f"{job.name}.json") as part:
             content = {"seed": job.seed, "n_members": len(job.members), "losses": losses}
             part.write_text(json.dumps(content), encoding="utf-8")
 
@@ -155,9 +165,9 @@ def _enter(start: Callable[[], Trainer], threads: int) -> None:
     _trainer = start()
 
 
-def _do(job: Job) -> list[float]:
+def _do(job: Job, adapter: Path) -> list[float]:
     assert _trainer is not None
-    return _trainer(job)
+    return _trainer(job, adapter)
 
 
 def _read_json(path: Path) -> Any:

@@ -6,7 +6,7 @@ unit codes of the queries; so what each query says of each sample is computed on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from influcoder_lightning.influence.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request
 
+# Codes [b, d] float32 as they were read and tower versions [b] -> factors [b] of what comes of the
+# codes scaled to length 1.
+RowWeights = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[np.float64]]
 PER_QUERY_BYTES = 2**28  # up to here `Ranking.per_query` is kept without being asked for
 _KEPT_WINDOWS = 4
 
@@ -51,14 +54,18 @@ class WindowQueries:
         if window not in self._kept:
             while len(self._kept) >= _KEPT_WINDOWS:
                 self._kept.pop(next(iter(self._kept)))
-            codes = unit_rows(self._request.query_features(window, self._positions))
-            if self._factors:
-                records = self._request.require_store().query_records(window)
-                for name in self._factors:
-                    column = records[name].to_numpy(dtype=np.float32)
-                    codes *= column[self._positions, None]
-            self._kept[window] = codes
+            self._kept[window] = self.weighed(window)
         return self._kept[window]
+
+    def weighed(self, window: int, end: bool = False) -> NDArray[np.float32]:
+        """float32 [M, d] of one take, as `Request.query_features`."""
+        codes = unit_rows(self._request.query_features(window, self._positions, end=end))
+        if self._factors:
+            records = self._request.require_store().query_records(window, end=end)
+            for name in self._factors:
+                column = records[name].to_numpy(dtype=np.float32)
+                codes *= column[self._positions, None]
+        return codes
 
     def mean(self, window: int) -> NDArray[np.float32]:
         """Mean over the queries, float32 [d]."""
@@ -78,6 +85,8 @@ def rank_by_cosines(
     block_rows: int,
     code: str = "code",
     positions: NDArray[np.int64] | None = None,
+    queries: WindowQueries | None = None,
+    weigh: RowWeights | None = None,
 ) -> Ranking:
     """Rank by (weighted) cosines of each row with the queries of the row's own window.
 
@@ -94,6 +103,8 @@ def rank_by_cosines(
         block_rows: rows worked on at a time.
         code: column of the rows' codes.
         positions: of the queries, int64 [M]; None: those that were asked for.
+        queries: what takes the place of the queries' codes; None: these themselves.
+        weigh: further factors of rows, from their codes.
 
     Raises:
         RankingError: no queries, or a score that is not finite.
@@ -103,9 +114,18 @@ def rank_by_cosines(
     store = request.require_store()
     positions = request.query_positions() if positions is None else positions
     n_rows = len(store.sample_ids)
-    queries = WindowQueries(request, positions, query_factors)
+    if queries is None:
+        queries = WindowQueries(request, positions, query_factors)
     ids, scores, matrix = _summed(
-        request, queries, len(positions), code, row_factors, mean_over_rows, per_query, block_rows
+        request,
+        queries,
+        len(positions),
+        code,
+        row_factors,
+        weigh,
+        mean_over_rows,
+        per_query,
+        block_rows,
     )
     if not np.isfinite(scores).all():
         bad = ids[~np.isfinite(scores)].tolist()
@@ -132,6 +152,7 @@ def _summed(
     n_queries: int,
     code: str,
     row_factors: Sequence[str],
+    weigh: RowWeights | None,
     mean_over_rows: bool,
     per_query: bool | None,
     block_rows: int,
@@ -144,7 +165,8 @@ def _summed(
     matrix = np.zeros((len(samples), n_queries), dtype=np.float32) if per_query else None
     total = np.zeros(len(samples))
     wide = np.empty((0, 0), dtype=np.float32)
-    for block, columns in store.blocks([code, "window", *row_factors], block_rows):
+    names = ["window", *row_factors, *(() if weigh is None else ["tower_version"])]
+    for block, columns in store.blocks([code, *dict.fromkeys(names)], block_rows):
         codes = columns[code]
         if wide.size < codes.size:  # made once: fresh memory for every block costs time
             wide = np.empty(codes.shape, dtype=np.float32)
@@ -155,6 +177,8 @@ def _summed(
             factors = _inverse_norms(wide)
             for name in row_factors:
                 factors *= columns[name]
+            if weigh is not None:
+                factors *= weigh(wide, columns["tower_version"])
             scores = np.empty(len(codes))
             each = None if matrix is None else np.empty((len(codes), n_queries), np.float32)
             for window, inside in _by_window(columns["window"]):

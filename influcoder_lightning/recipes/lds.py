@@ -47,7 +47,7 @@ _WITH_MODEL = ("rds", "icp")
 def run(cfg: DictConfig, folder: Path) -> float:
     """Write ``lds.json``, ``lds.csv``, figures and ``report.md``; returns ``1 - LDS`` of the first.
 
-    Every trained model is kept in ``models/`` as its losses; the same command in the same folder
+    Every trained LoRA is kept in ``models/`` with its losses; the same command in the same folder
     goes on with the others.
     """
     _check(cfg)
@@ -58,7 +58,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
         raise ConfigError("recipe=lds needs a pool without repeated ids: subsets are of samples.")
     store = _store(materials, folder)
     models = RetrainedModels(
-        Path(cfg.lds.models) if cfg.lds.models else folder / "models", settings_of(materials)
+        Path(cfg.lds.models) if cfg.lds.models else folder / "models",
+        settings_of(materials),
+        query.fingerprint(),
     )
     seeds = [int(seed) for seed in cfg.lds.seeds]
     subsets = [
@@ -164,7 +166,9 @@ def _store(materials: Materials, folder: Path) -> InfluenceStore:
     cfg = materials.cfg
     if cfg["from"] is not None:
         return InfluenceStore(locate(Path(cfg["from"]), "influence"))
+    assert materials.query is not None
     settings = settings_of(materials) | {"seed": cfg.seed, "influence": plain(cfg.influence)}
+    settings["query"] = materials.query.fingerprint()
     done = folder / "valued.json"
     if done.exists():
         if json.loads(done.read_bytes()) != json.loads(json.dumps(settings)):

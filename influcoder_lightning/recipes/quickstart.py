@@ -43,8 +43,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
 
 
 def _run(cfg: DictConfig, folder: Path) -> float:
-    data = _make_data(cfg, folder)
-    _make_model(cfg, data, folder / "model")
+    data = make_data(cfg, folder)
+    make_model(cfg, data, folder / "model")
     cfg = cfg.copy()
     cfg.model.name = str(folder / "model")
     for name in ("pool", "query", "eval"):
@@ -153,7 +153,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _make_data(cfg: DictConfig, folder: Path) -> SkillData:
+def make_data(cfg: DictConfig, folder: Path) -> SkillData:
+    """The built-in rows; writes ``data/*.jsonl`` to the folder."""
     quick = cfg.quickstart
     data = make_skill_data(
         cfg.seed,
@@ -167,7 +168,8 @@ def _make_data(cfg: DictConfig, folder: Path) -> SkillData:
     return data
 
 
-def _make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
+def make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
+    """A tiny model pretrained on the data's general rows, saved with its tokenizer."""
     texts = [f"{row['prompt']}\n{row['response']}" for row in [*data.pretrain, *data.pool]]
     tokenizer = build_tokenizer(texts, _VOCABULARY, folder)
     model = build_tiny_llama(

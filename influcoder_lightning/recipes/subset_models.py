@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,23 +19,21 @@ from influcoder_lightning.capture.features import causal_lm_losses, evaluating
 from influcoder_lightning.counterfactual.retraining import Job, Trainer
 from influcoder_lightning.data import collate_samples
 from influcoder_lightning.finetune import train
-from influcoder_lightning.models import add_lora, device, load_base_model
+from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import quiet
 from influcoder_lightning.recipes.run_folder import plain
 
 
 def settings_of(materials: Materials) -> dict[str, Any]:
-    """What the losses of subset models depend on, besides subset and seed."""
+    """What subset models depend on, besides subset and seed."""
     cfg = materials.cfg
-    assert materials.query is not None
     return {
         "model": Path(cfg.model.name).name,  # the same from another folder
         "template": cfg.model.template,
         "train": {k: v for k, v in plain(cfg.train).items() if k in _TRAINED},
         "lora": plain(cfg.lora),
         "pool": materials.pool.fingerprint(),
-        "query": materials.query.fingerprint(),
     }
 
 
@@ -61,24 +60,39 @@ class StartTraining:
         pool, query = materials.pool, materials.query
         assert query is not None
 
-        def train_one(job: Job) -> list[float]:
-            nonlocal base
+        def trained(job: Job) -> Any:
             # As many epochs as the valuation run has on the whole pool.
             steps = max(1, round(materials.valuation_steps() * len(job.members) / len(pool)))
             model = add_lora(base, plain(materials.cfg.lora), job.seed)
+            train(
+                model,
+                Subset(pool.dataset, list(job.members)),
+                steps=steps,
+                seed=job.seed,
+                **materials.training_options(),
+            )
+            return model
+
+        def train_one(job: Job, adapter: Path) -> list[float]:
+            nonlocal base
             with quiet():
-                train(
-                    model,
-                    Subset(pool.dataset, list(job.members)),
-                    steps=steps,
-                    seed=job.seed,
-                    **materials.training_options(),
-                )
+                if adapter.exists():
+                    model = load_adapter(base, adapter)
+                else:
+                    model = trained(job)
+                    _save(model, adapter)
             losses = sample_losses(model, query.dataset)
             base = model.unload()
             return losses
 
         return train_one
+
+
+def _save(model: Any, adapter: Path) -> None:
+    """Whole or not at all."""
+    part = adapter.with_name(f"{adapter.name}.{os.getpid()}.part")
+    model.save_pretrained(str(part))
+    os.replace(part, adapter)
 
 
 def sample_losses(model: Any, dataset: Dataset, batch_size: int = 32) -> list[float]:

@@ -77,7 +77,7 @@ class FakeStore:
         return [*self._records, "code"]
 
     def column(self, name):
-        return self._records[name].to_numpy()
+        return self._codes if name == "code" else self._records[name].to_numpy()
 
     def blocks(self, names, block_rows):
         for start in range(0, len(self._codes), block_rows):
@@ -92,6 +92,7 @@ class FakeStore:
     def query_records(self, window=None, end=False):
         norms = self._query_norms[-1 if window is None else window]
         columns = {"window": window, "grad_norm": norms, "code_length": norms / 4}
+        columns["tower_version"] = 0
         return pd.DataFrame({"sample_id": self.query_ids, **columns})
 
     def query_texts(self):

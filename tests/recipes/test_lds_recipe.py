@@ -60,30 +60,44 @@ def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path,
     ]  # fmt: skip
     folder = tmp_path / "run"
     run(folder, *overrides, "lds.n_subsets=3")
-    first = {path.name: path.stat().st_mtime_ns for path in (folder / "models").iterdir()}
-    assert len(first) == 1 + 2 * (1 + 3 + 2 + 2)  # settings; full, subsets, cosine's and random's
+    adapters = folder / "models" / "adapters"
+    first = {path.name: path.stat().st_mtime_ns for path in adapters.iterdir()}
+    assert len(first) == 2 * (1 + 3 + 2 + 2)  # full, subsets, cosine's and random's
     value = run(folder, *overrides, "lds.n_subsets=5")
-    again = {path.name: path.stat().st_mtime_ns for path in (folder / "models").iterdir()}
-    assert first.items() <= again.items() and len(again) == len(first) + 4
+    again = {path.name: path.stat().st_mtime_ns for path in adapters.iterdir()}
+    assert first.items() <= again.items()
+    assert len(again) == len(first) + 4
     result = json.loads((folder / "lds.json").read_text())
     assert [row["name"] for row in result["rows"]] == ["cosine", "tfidf", "theirs"]
     assert value == pytest.approx(1 - result["rows"][0]["lds"])
     for row in result["rows"]:
         assert -1 <= row["ci95"][0] <= row["ci95"][1] <= 1
     assert "first_minus_this" not in result["rows"][0]
-    assert -1 <= result["seed_agreement"] <= 1 and result["n_subsets"] == 5
+    assert -1 <= result["seed_agreement"] <= 1
+    assert result["n_subsets"] == 5
     assert set(result["removal"]) == {"cosine", "random"}
     assert [point["n_removed"] for point in result["removal"]["cosine"]] == [1, 4]
     for name in ("lds.csv", "lds.png", "removal.png", "report.md", "config.yaml"):
         assert (folder / name).stat().st_size > 0
+
+    losses = next((folder / "models").glob("losses_*"))
+    kept = sorted(losses.iterdir())
+    before = [path.read_text() for path in kept]
+    for path in kept:  # losses come again from the models that were kept
+        path.unlink()
+    run(folder, *overrides, "lds.n_subsets=5")
+    for path, text in zip(kept, before, strict=True):
+        assert json.loads(path.read_text())["losses"] == pytest.approx(json.loads(text)["losses"])
+    assert again == {path.name: path.stat().st_mtime_ns for path in adapters.iterdir()}
 
     other = tmp_path / "other"  # another run shares valuation and models
     run(
         other, *common, "lds.methods=[tracin]", "lds.n_subsets=5", f"from={folder}",
         f"lds.models={folder / 'models'}", "lds.removal=[]",
     )  # fmt: skip
-    assert len(list((folder / "models").iterdir())) == len(again)
-    assert not (other / "influence").exists() and not (other / "removal.png").exists()
+    assert len(list(adapters.iterdir())) == len(again)
+    assert not (other / "influence").exists()
+    assert not (other / "removal.png").exists()
 
 
 def test_what_cannot_be_judged_is_refused_before_anything_is_trained(common, tmp_path, capsys):
