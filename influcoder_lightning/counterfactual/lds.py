@@ -93,7 +93,8 @@ def lds_table(
         for name, runs in predicted.items()
     }
     drawn = {name: np.empty(draws) for name in scores}
-    for draw, (queries, subsets) in enumerate(_resampled(*target.shape, draws, seed)):
+    n_queries, n_subsets = target.shape
+    for draw, (queries, subsets) in enumerate(_resampled(n_queries, n_subsets, draws, seed)):
         some = np.ix_(queries, subsets)
         again = target[some]
         for name, runs in predicted.items():

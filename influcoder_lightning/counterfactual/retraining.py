@@ -166,6 +166,9 @@ def _enter(start: Callable[[], Trainer], threads: int) -> None:
 
 
 def _do(job: Job, adapter: Path) -> list[float]:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)  # it was killed: nobody waits for what is left in the queue
     assert _trainer is not None
     return _trainer(job, adapter)
 

@@ -95,7 +95,7 @@ class CurvedQueries(WindowQueries):
             end_version, queries = self._take(window if last else self._windows[after], end=last)
             if end_version == version:
                 ends.append(queries)
-            mean = np.mean(ends, axis=0, dtype=np.float32)
+            mean = np.asarray(np.mean(ends, axis=0), dtype=np.float32)
             self._curved[window] = self._curvature.solve(mean, version)
         return self._curved[window]
 
