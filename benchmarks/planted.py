@@ -147,7 +147,7 @@ def kinds(rows: Sequence[Row]) -> list[str]:
 
 def losses(store: InfluenceStore) -> dict[str, list[float]]:
     """Mean losses, nats per response token: of rows when they were trained on, and of queries."""
-    records = store.records
+    records = store.records()
     takes = [store.query_records(window) for window in store.windows["window"]]
     takes.append(store.query_records(end=True))
     return {
