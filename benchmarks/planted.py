@@ -89,13 +89,17 @@ def main() -> None:
         work /= "quick"
         options.seeds = options.seeds[:1]
         options.out, options.plot = work / "planted.json", work / "planted.svg"
+    settings = {"batch_size": BATCH, "max_length": MAX_LENGTH} | SETTINGS
+    if report.cached(work / "settings.json", lambda: settings) != settings:
+        parser.error(f"{work} holds runs with other settings; choose another --work")
     parts = []
     with quiet():
         for seed, name in product(options.seeds, options.sets):
             folder = work / f"{name}_{seed}"
             part = partial(one_run, options, name, seed, folder)
             parts.append(report.cached(folder / "result.json", part))
-            result = summary(parts) | {"environment": report.environment()}
+            result = {"goals": GOALS, "settings": settings} | summary(parts)
+            result |= {"environment": report.environment()}
             report.write(options.out, result)  # after each part: what is there counts
     plot(result, options.plot)
     show(result)
@@ -293,7 +297,7 @@ def with_chance(
 
 
 def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds with t intervals; settings and losses."""
+    """Means over seeds with t intervals, and what the runs were."""
     result: dict[str, Any] = {}
     for name in sets.MAKERS:
         mine = [part for part in parts if part["set"] == name]
@@ -306,8 +310,7 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
                 for m, arm in arms.items()
             }
     runs = [{k: v for k, v in part.items() if k != "figures"} for part in parts]
-    settings = {"batch_size": BATCH, "max_length": MAX_LENGTH}
-    return result | {"goals": GOALS, "settings": settings | SETTINGS, "runs": runs}
+    return result | {"runs": runs}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -55,6 +55,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.legend(
             fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.3), ncol=3
         )
+    seeds = len({run["seed"] for run in result["runs"]})
+    note = f"blue: ours; orange: baselines; bars: 95 % t intervals of the mean; seeds: {seeds}"
+    figure.suptitle(note, x=0.01, ha="left", fontsize=9, color=MUTED)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
