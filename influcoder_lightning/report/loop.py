@@ -213,7 +213,7 @@ def _draw_arms(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.set_ylim(len(arms) - 0.5, -0.6)
     axes.set_title("Loss on the evaluation rows", loc="left", fontsize=10, color=INK)
     base = result["arms"]["base"]["mean"]
-    note = f"nats per response token (left is better); base, off the figure: {base:.3f}"
+    note = f"nats per response token (left is better); base, not shown: {base:.3f}"
     axes.set_xlabel(note, fontsize=9, color=INK)
 
 
