@@ -15,6 +15,8 @@ from capturing import captured
 from conftest import FineTuning, loader, relative_error, tiny_peft, tokens, trainer
 from lightning.pytorch.callbacks import Callback
 from test_callback_gradients import OtherLoss
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore, extract_features
 from influcoder_lightning.capture.layers import find_lora_linears
@@ -106,6 +108,20 @@ def test_an_optimizer_that_nobody_knows_is_refused_by_name():
     other = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(CaptureError, match="not in the optimizer"):
         update_rules(torch.optim.SGD([other]), [Layer("w", weight)])
+
+
+def test_weights_in_pieces_are_refused():
+    """As FSDP2 has them; one process is enough to make such a weight."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weight = torch.nn.Parameter(distribute_tensor(torch.zeros(2, 3), mesh))
+        with pytest.raises(CaptureError, match=r"`w` is sharded.*strategy='ddp'"):
+            update_rules(torch.optim.AdamW([weight]), [Layer("w", weight)])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 class Tuned(FineTuning):

@@ -93,11 +93,6 @@ def test_two_processes_capture_what_one_does(tmp_path, kind):
     assert scores[0] == pytest.approx(scores[1], abs=2e-3)
 
 
-def test_an_optimizer_state_in_pieces_is_refused(tmp_path):
-    with pytest.raises(AssertionError, match=r"optimizer_features=True.*is sharded"):
-        launch(tmp_path, "fsdp2", optimizer_features=True)
-
-
 def test_repeats_of_the_sampler_are_kept_out_and_counted(tmp_path):
     store = launch(tmp_path, "ddp", n_samples=13, co_train=False)
     assert sorted(store.sample_ids.tolist()) == list(range(13))
