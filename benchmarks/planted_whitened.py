@@ -26,7 +26,7 @@ Matrix = NDArray[np.float32]
 
 
 @register("whitened")
-def whitened(request: Request, *, damping: float = 0.3) -> Ranking:
+def whitened(request: Request, *, damping: float = 1.0) -> Ranking:
     """Mean whitened cosine with the queries; all codes are in memory.
 
     Args:
