@@ -38,6 +38,7 @@ N_TASK, N_OTHER, N_QUERY, N_EVAL = 40, 72, 30, 30  # rows; N_OTHER from each of 
 SEEDS, K_DIVERSE = (0, 1, 2), 24
 ORIGINALS, COPIES = 3, 4
 SETTINGS = {
+    "rank.method": "cosine",
     "train.batch_size": 8,
     "train.max_length": 160,
     "train.lr": 3e-5,  # gentle, see "real_chain: how to read it"

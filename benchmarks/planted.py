@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import planted_sets as sets
-import planted_whitened  # noqa: F401 - registers the method `whitened`
 import report
 from numpy.typing import NDArray
 from planted_plot import plot
@@ -59,7 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "facts": {"lr": 1e-3, "epochs": 3, "windows": 9, "precision": "bf16-mixed"},
     "damage": {"lr": 3e-4, "epochs": 1, "windows": 1, "precision": "bf16-mixed"},
 }
-OURS = ("cosine", "projected_cosine", "tracin", "whitened", "encoder")
+OURS = ("cosine", "projected_cosine", "fisher", "relatif", "tracin", "encoder")
 BAD = ("wrong answer", "word salad")
 CLEAN = ("fine", "copy", "near copy")
 N_ROWS, TOP = 3, 50

@@ -13,7 +13,7 @@ PANELS = {
     "duplicates_auprc": "duplicates: AUPRC",
     "off_task_auprc": "rows of another task: AUPRC",
 }
-OURS = ("cosine", "projected_cosine", "tracin", "whitened", "encoder", "self", "loss")
+OURS = ("cosine", "projected_cosine", "fisher", "relatif", "tracin", "encoder", "self", "loss")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

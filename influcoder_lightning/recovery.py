@@ -60,9 +60,7 @@ def finish(
         if version not in towers:
             towers.clear()
             towers[version] = load_version(folder / TOWERS, version)
-        return encoded_block(
-            towers[version], -1, torch.from_numpy(sketch), torch.from_numpy(norm), keep
-        )
+        return encoded_block(towers[version], -1, torch.tensor(sketch), torch.tensor(norm), keep)
 
     return merge(folder, description, parts, windows, encode, complete=complete, note=note)
 

@@ -15,6 +15,7 @@ from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.models import device, load_model
 from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.run_folder import (
     RANKING,
@@ -29,6 +30,7 @@ from influcoder_lightning.store import schema
 
 log = logging.getLogger(__name__)
 _TEXT_METHODS = ("encoder", "tfidf", "length", "random")
+_TOWARDS_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled")
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -50,7 +52,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
             "recipe=score needs something new: queries=<file> for other queries, "
             "data.pool=<file> for samples that were not trained on, or rank.method=<name>."
         )
-    cfg.rank.method = cfg.rank.method or ("cosine" if known else "encoder")
+    cfg.rank.method = cfg.rank.method or (_earlier(valued) if known else "encoder")
     if not known and cfg.rank.method not in _TEXT_METHODS:
         raise ConfigError(
             f"rank.method={cfg.rank.method} needs the gradients of the samples, and {cfg.data.pool}"
@@ -107,3 +109,9 @@ def _borrow(where: Path, target: Path) -> None:
             os.symlink(original, link, target_is_directory=True)
         except OSError:  # file systems without links
             shutil.copytree(original, link)
+
+
+def _earlier(valued: DictConfig) -> str:
+    """The run's own method, where it asks for queries; else the recipes' default."""
+    method = str(valued.rank.method)
+    return method if method in _TOWARDS_QUERIES else str(defaults().rank.method)
