@@ -192,7 +192,7 @@ def removal(
     """What the queries lose without the samples that score best."""
     materials = study.materials(lds__processes=options.processes)
     n = len(materials.pool)
-    scores = {name: entries[name].scores[0].mean(axis=0) for name in (DEFAULT, "tfidf")}
+    scores = {name: entries[name].scores[0].mean(axis=0) for name in (DEFAULT,)}
     plan = lds_removal.plan(scores, n, REMOVED, SUBSET_SEEDS)
     jobs = lds_removal.jobs(plan, n, SUBSET_SEEDS)
     train_models(models, jobs, materials, "removal models")

@@ -194,6 +194,7 @@ def _scores(
         if name in _WITH_MODEL:
             model = model or load_base_model(cfg.model.name)
             options = {"model": model, "tokenizer": materials.tokenizer}
+            options["template"] = cfg.icp.template if name == "icp" else cfg.model.template
         ranking: Ranking = store.rank(name, data=materials.pool.identified(), **options)
         scores[name] = truth.scores_of(ranking)
     for name, path in (cfg.lds.scores or {}).items():
