@@ -6,7 +6,8 @@
 100 subset models (50 half-subsets of 240 real rows x 2 seeds), 40 held-out bbh queries; our scores
 from three further fine-tuning runs with seeds of their own. MODEL is a small Llama; PYTHON the
 interpreter of an environment in which the tool is installed (left out: without that tool). In the
-same work folder an interrupted benchmark goes on. ``--set built-in`` does it on the quickstart's
+same work folder an interrupted benchmark goes on. ``--queries`` asks the same models about rows of
+another source, without the other tools. ``--set built-in`` does it on the quickstart's
 rows and tiny model, without the other tools. Prints a table and writes
 ``benchmarks/results/lds.json`` (``lds_built_in.json``).
 """
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--bergson", default=None)
     parser.add_argument("--kronfluence", default=None)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--queries", choices=("bbh", "gsm8k", "alpaca_gpt4"), default="bbh")
     parser.add_argument("--subsets", type=int, default=50)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--window", type=int, default=None, help="steps; default: an epoch")
@@ -75,16 +77,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     is_real = options.set == "real"
     if is_real:
-        study = real(options.data, options.model, options.work)
+        study = real(options.data, options.model, options.work, options.queries)
     else:
         study = built_in(options.work)
     models, truth = retrained(study, options)
-    entries = collect(study, truth, options, is_real)
+    entries = collect(study, truth, options)
     result = table(truth, entries)
     if options.removal:
         result["removal"] = removal(study, models, entries, options)
     result |= {"settings": settings(options), "environment": report.environment()}
     name = "lds.json" if is_real else "lds_built_in.json"
+    if options.queries != "bbh":
+        name = f"lds_{options.queries}.json"
     report.write(options.out or report.RESULTS / name, result)
     show(result)
 
@@ -102,13 +106,12 @@ def retrained(study: Study, options: argparse.Namespace) -> tuple[RetrainedModel
     return models, Truth.read(models, subsets, SUBSET_SEEDS, ids, query_ids)
 
 
-def collect(
-    study: Study, truth: Truth, options: argparse.Namespace, is_real: bool
-) -> dict[str, Entry]:
+def collect(study: Study, truth: Truth, options: argparse.Namespace) -> dict[str, Entry]:
     """Scores of every method."""
+    main_queries = options.queries == "bbh"
     stores = valuations(study, list(VALUATION_SEEDS), options.window)
     alone, valued = report.cached(
-        study.work / "seconds.json",
+        study.runs / "seconds.json",
         lambda: plain_and_valued_seconds(study, VALUATION_SEEDS[0], options.window),
     )
     first = stores[VALUATION_SEEDS[0]]
@@ -122,14 +125,15 @@ def collect(
         n_bytes = per_row * len(first.sample_ids) / len(truth.sample_ids)
         extra = valued - alone + float(np.mean(seconds))
         entries[name] = Entry(np.stack(runs), "ours", extra, n_bytes)
-    whole = [uncompressed(study, truth, seed, options.window) for seed in VALUATION_SEEDS]
-    n_weights = int(first.layers.eval("out_features * in_features").sum())
-    rows = len(first.sample_ids) / len(truth.sample_ids)
-    entries["cosine, uncompressed gradients"] = Entry(
-        np.stack(whole), "ours", float("nan"), 4 * n_weights * rows
-    )
+    if main_queries:
+        whole = [uncompressed(study, truth, seed, options.window) for seed in VALUATION_SEEDS]
+        n_weights = int(first.layers.eval("out_features * in_features").sum())
+        rows = len(first.sample_ids) / len(truth.sample_ids)
+        entries["cosine, uncompressed gradients"] = Entry(
+            np.stack(whole), "ours", float("nan"), 4 * n_weights * rows
+        )
     entries |= baselines(study, truth, first, options.text_encoder)
-    if is_real:
+    if main_queries and options.set == "real":
         entries |= unseen_tower(study, truth, options.window, options.text_encoder)
         entries |= rivals(study, stores, options)
     return entries
@@ -203,6 +207,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     return {
         "set": options.set,
+        "queries": options.queries,
         "subsets": options.subsets,
         "share": 0.5,
         "subset_model_seeds": SUBSET_SEEDS,

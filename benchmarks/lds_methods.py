@@ -46,7 +46,7 @@ def valuations(study: Study, seeds: list[int], window: int | None) -> dict[int, 
     """The product's own run for each seed, at its defaults but for the window."""
     stores = {}
     for seed in seeds:
-        folder = study.work / f"valued_{seed}"
+        folder = study.runs / f"valued_{seed}"
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             keys = {"influence__optimizer_features": True}
@@ -76,7 +76,7 @@ def plain_and_valued_seconds(study: Study, seed: int, window: int | None) -> tup
         **materials.training_options(),
     )
     alone = process_time() - begun
-    folder = study.work / "timed"
+    folder = study.runs / "timed"
     shutil.rmtree(folder, ignore_errors=True)
     begun = process_time()
     value(materials, folder)
@@ -87,8 +87,8 @@ def plain_and_valued_seconds(study: Study, seed: int, window: int | None) -> tup
 
 def uncompressed(study: Study, truth: Truth, seed: int, window: int | None) -> np.ndarray:
     """[M, N] `cosine` from whole gradients: the same run, each gradient kept as it is."""
-    folder = study.work / f"uncompressed_{seed}"
-    path = study.work / f"uncompressed_{seed}.npy"
+    folder = study.runs / f"uncompressed_{seed}"
+    path = study.runs / f"uncompressed_{seed}.npy"
     if not path.exists():
         shutil.rmtree(folder, ignore_errors=True)
         materials = study.materials(

@@ -27,10 +27,12 @@ class Study:
     Attributes:
         work: folder with ``pool.jsonl``, ``query.jsonl`` and ``other.jsonl``.
         keys: configuration of all runs on it.
+        runs: folder of the runs that depend on the queries.
     """
 
     work: Path
     keys: dict[str, Any]
+    runs: Path
 
     def materials(self, **keys: Any) -> Materials:
         """The recipes' own materials; a double underscore in a name stands for a dot."""
@@ -43,10 +45,11 @@ class Study:
         return Materials(cfg, "lds")
 
 
-def real(data: Path, model: str, work: Path) -> Study:
+def real(data: Path, model: str, work: Path, queries: str = "bbh") -> Study:
     """80 rows each of bbh, gsm8k and alpaca, 40 queries of bbh, 1,200 others of the three.
 
-    ``query_gsm8k.jsonl`` and ``query_alpaca_gpt4.jsonl`` hold 13 queries of the other two.
+    ``query_gsm8k.jsonl`` and ``query_alpaca_gpt4.jsonl`` hold 13 queries of the other two, which
+    ``queries`` may name instead.
     """
     rng = random.Random(0)
     parts: dict[str, list[dict[str, Any]]] = {"pool": [], "other": []}
@@ -68,7 +71,10 @@ def real(data: Path, model: str, work: Path) -> Study:
         "train.lr": 2e-3,
         "train.epochs": 4,
     }
-    return Study(work, keys)
+    if queries == "bbh":
+        return Study(work, keys, work)
+    keys["data.query"] = str(work / f"query_{queries}.jsonl")
+    return Study(work, keys, work / queries)
 
 
 def built_in(work: Path) -> Study:
@@ -87,4 +93,4 @@ def built_in(work: Path) -> Study:
         "train.lr": float(cfg.train.lr),
         "train.epochs": 4,
     }
-    return Study(work, keys)
+    return Study(work, keys, work)
