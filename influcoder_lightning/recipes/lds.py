@@ -56,12 +56,12 @@ def run(cfg: DictConfig, folder: Path) -> float:
     assert query is not None
     if len(set(map(str, pool.ids))) < len(pool):
         raise ConfigError("recipe=lds needs a pool without repeated ids: subsets are of samples.")
-    store = _store(materials, folder)
     models = RetrainedModels(
         Path(cfg.lds.models) if cfg.lds.models else folder / "models",
         settings_of(materials),
         query.fingerprint(),
     )
+    store = _store(materials, folder)
     seeds = [int(seed) for seed in cfg.lds.seeds]
     subsets = [
         draw_subset(len(pool), cfg.lds.share, i, cfg.lds.subset_seed)
@@ -78,8 +78,6 @@ def run(cfg: DictConfig, folder: Path) -> float:
     scores = _scores(materials, store, truth)
     result = summary(truth, scores)
     methods = list(cfg.lds.removal_methods or list(scores)[:1])
-    if unknown := [name for name in methods if name not in scores]:
-        raise ConfigError(f"lds.removal_methods={methods}: {unknown[0]} is none of {list(scores)}.")
     if cfg.lds.removal:
         rankings = {name: scores[name].mean(axis=0) for name in methods}
         plan = lds_removal.plan(rankings, len(pool), plain(cfg.lds.removal), seeds)
@@ -143,6 +141,8 @@ def _check(cfg: DictConfig) -> None:
     lds = cfg.lds
     if lds.n_subsets < 3:
         raise ConfigError(f"lds.n_subsets={lds.n_subsets}: three subsets at least can be ordered.")
+    if not 0 < lds.share < 1:
+        raise ConfigError(f"lds.share={lds.share} leaves nothing in a subset, or nothing out.")
     seeds = list(lds.seeds)
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ConfigError(f"lds.seeds={seeds}: give two at least, each once; they bound the score.")
@@ -159,6 +159,11 @@ def _check(cfg: DictConfig) -> None:
         )
     if both := sorted(set(lds.methods) & set(lds.scores or {})):
         raise ConfigError(f"lds.scores names {both[0]!r}, which is a method; choose another name.")
+    judged = [*lds.methods, *(lds.scores or {})]
+    if unknown := [name for name in lds.removal_methods or () if name not in judged]:
+        raise ConfigError(f"lds.removal_methods: {unknown[0]} is none of {', '.join(judged)}.")
+    if wrong := [share for share in lds.removal if not 0 < share < 1]:
+        raise ConfigError(f"lds.removal: {wrong[0]} is no share between 0 and 1.")
 
 
 def _store(materials: Materials, folder: Path) -> InfluenceStore:

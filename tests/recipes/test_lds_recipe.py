@@ -109,6 +109,8 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_trained(common, tmp
         ("lds.methods=[]", "nothing to judge"),
         ("lds.share=1.5", "leaves"),
         ("+lds.scores={cosine: x.npy}", "choose another name"),
+        ("lds.removal_methods=[bm42]", "is none of"),
+        ("lds.removal=[0.1,1.0]", "no share"),
     ):
         with pytest.raises(SystemExit):
             run(tmp_path / "x", *common, override)
