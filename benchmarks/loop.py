@@ -79,10 +79,6 @@ def main() -> None:
             "loop": report.cached(
                 work[task] / "loop_cost.json", partial(rounds, settings[task], work[task])
             ),
-            "loop_diverse": report.cached(
-                work[task] / "loop_diverse_cost.json",
-                partial(rounds, diverse(settings[task]), work[task], "loop_diverse"),
-            ),
             "diverse": copies[task],
         }
         for task in options.only
@@ -128,21 +124,14 @@ def settings_of(options: argparse.Namespace, work: Path) -> DictConfig:
     return cfg
 
 
-def diverse(cfg: DictConfig) -> DictConfig:
-    """The same without near-copies in a round's choice."""
-    cfg = cfg.copy()
-    cfg.select.strategy = "diverse"
-    return cfg
-
-
-def rounds(cfg: DictConfig, work: Path, name: str = "loop") -> dict[str, Any]:
+def rounds(cfg: DictConfig, work: Path) -> dict[str, Any]:
     """What `recipe=loop` finds, and the share of the task's rows in each choice."""
-    run_recipe("loop", cfg, work / name)
-    result = json.loads((work / name / "loop.json").read_text())
+    run_recipe("loop", cfg, work / "loop")
+    result = json.loads((work / "loop" / "loop.json").read_text())
     task = load_rows(work / "query.jsonl")[0]["task"]
     shares = {}
     for r in result["rounds"]:
-        rows = load_rows(work / name / f"round_{r['round']}" / "selected.jsonl")
+        rows = load_rows(work / "loop" / f"round_{r['round']}" / "selected.jsonl")
         shares[f"round_{r['round']}"] = float(np.mean([row["task"] == task for row in rows]))
     return result | {"share_of_task": shares}
 
@@ -204,7 +193,6 @@ def means(tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Mean held-out loss of each arm over the tasks, nats per response token."""
     arms = {
         "loop": [t["loop"]["arms"] for t in tasks.values()],
-        "loop_diverse": [t["loop_diverse"]["arms"] for t in tasks.values()],
         "diverse": [t["diverse"]["comparison"]["arms"] for t in tasks.values()],
     }
     return {
@@ -216,21 +204,18 @@ def means(tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
 def show(result: dict[str, Any]) -> None:
     """The tables for people."""
     for task, parts in result["tasks"].items():
-        copies = parts["diverse"]
-        for name in ("loop", "loop_diverse"):
-            loop = parts[name]
-            print(f"\n{task}, {name}: best round {loop['best_round']} ({loop['stopped']})")
-            for r in loop["rounds"]:
-                share = loop["share_of_task"][f"round_{r['round']}"]
-                print(f"  round {r['round']}: {r['n_kept']} kept, query loss ", end="")
-                print(f"{r['query_loss']:.4f}, of task {share:.2f}")
-        tables = {name: parts[name]["arms"] for name in ("loop", "loop_diverse")}
-        for title, arms in (tables | {"copies": copies["comparison"]["arms"]}).items():
+        loop, diverse = parts["loop"], parts["diverse"]
+        print(f"\n{task}: best round {loop['best_round']} ({loop['stopped']})")
+        for r in loop["rounds"]:
+            share = loop["share_of_task"][f"round_{r['round']}"]
+            kept, loss = r["n_kept"], r["query_loss"]
+            print(f"  round {r['round']}: {kept} kept, query loss {loss:.4f}, of task {share:.2f}")
+        for title, arms in (("loop", loop["arms"]), ("copies", diverse["comparison"]["arms"])):
             for name, arm in arms.items():
                 low, high = arm["ci95"] or (float("nan"), float("nan"))
                 facts = f"{arm['n']:4d} samples {arm['steps']:4d} steps" if "n" in arm else ""
-                print(f"  {title:12s} {name:20s} {arm['mean']:.4f} [{low:.4f}, {high:.4f}] {facts}")
-        print(f"  near-copies: {json.dumps(copies['chosen'])}")
+                print(f"  {title:6s} {name:20s} {arm['mean']:.4f} [{low:.4f}, {high:.4f}] {facts}")
+        print(f"  near-copies: {json.dumps(diverse['chosen'])}")
     print("\n" + json.dumps(result["mean_over_tasks"], indent=1))
 
 
