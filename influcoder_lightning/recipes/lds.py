@@ -77,6 +77,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
     truth = Truth.read(models, subsets, seeds, ids, query_ids)
     scores = _scores(materials, store, truth)
     result = summary(truth, scores)
+    log.info("two seeds of the same subsets agree at %.3f", result["seed_agreement"])
+    for row in result["rows"]:
+        log.info("LDS %6.3f [%.3f, %.3f]  %s", row["lds"], *row["ci95"], row["name"])
     methods = list(cfg.lds.removal_methods or list(scores)[:1])
     if cfg.lds.removal:
         rankings = {name: scores[name].mean(axis=0) for name in methods}
