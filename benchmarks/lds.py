@@ -127,7 +127,7 @@ def collect(study: Study, truth: Truth, options: argparse.Namespace) -> dict[str
         entries[name] = Entry(np.stack(runs), "ours", extra, n_bytes)
     if main_queries:
         whole = [uncompressed(study, truth, seed, options.window) for seed in VALUATION_SEEDS]
-        n_weights = int(first.layers.eval("out_features * in_features").sum())
+        n_weights = int((first.layers.out_features * first.layers.in_features).sum())
         rows = len(first.sample_ids) / len(truth.sample_ids)
         entries["cosine, uncompressed gradients"] = Entry(
             np.stack(whole), "ours", float("nan"), 4 * n_weights * rows
