@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+import running
 
-from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 
 WORDS = ("red", "green", "blue", "one", "two")
 
 
-def run(folder: Path, *overrides: str):
-    GlobalHydra.instance().clear()
-    with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=["recipe=lds", *overrides])
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_recipe("lds", cfg, folder, [o.partition("=")[0] for o in overrides])
+run = partial(running.run, "lds")
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+import running
 from hypothesis import given
 from hypothesis import strategies as st
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.diversity import SampleCodes, count_near_copies
@@ -25,12 +24,7 @@ from influcoder_lightning.recipes.loop_round import held_out_queries
 WORDS = ("red", "green", "blue", "one", "two")
 
 
-def run(folder: Path, *overrides: str):
-    GlobalHydra.instance().clear()
-    with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=["recipe=loop", *overrides])
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_recipe("loop", cfg, folder, [o.partition("=")[0] for o in overrides])
+run = partial(running.run, "loop")
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from running import run
 
 from influcoder_lightning import Ranking
-from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes import icp as icp_recipe
 
 WORDS = ("red", "green", "blue", "one", "two")
-
-
-def run(recipe: str, folder: Path, *overrides: str):
-    GlobalHydra.instance().clear()
-    with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=[f"recipe={recipe}", *overrides])
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_recipe(recipe, cfg, folder, [o.partition("=")[0] for o in overrides])
 
 
 @pytest.fixture(scope="module")
