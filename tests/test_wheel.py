@@ -45,6 +45,13 @@ def installed(tmp_path_factory):
     return folder / "venv" / "bin", site
 
 
+def test_every_module_of_the_checkout_is_in_it(installed):
+    _, site = installed
+    names = {p.relative_to(ROOT) for p in (ROOT / "influcoder_lightning").rglob("*.py")}
+    missing = [str(name) for name in sorted(names) if not (site / name).is_file()]
+    assert not missing
+
+
 def test_it_imports_quickly_and_from_the_wheel(installed, tmp_path):
     executables, site = installed
     code = (
