@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from influcoder_lightning.report.markdown import Table
+from influcoder_lightning.report.blocks import Table
 from influcoder_lightning.report.style import INK, MUTED, PALETTE, label, save_figure, tidy
 
 _COLOURS = dict(

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from influcoder_lightning.report.markdown import Figure, Section, Table, Text
+from influcoder_lightning.report.blocks import Figure, Section, Table, Text
 from influcoder_lightning.report.style import ACCENT, INK, MUTED, PALETTE, label, save_figure, tidy
 
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.report import markdown
-from influcoder_lightning.report.markdown import Section, Table, Text
+from influcoder_lightning.report import blocks
+from influcoder_lightning.report.blocks import Section, Table, Text
 from influcoder_lightning.report.style import ACCENT, INK, MUTED, OTHER, PALETTE, save_figure, tidy
 
 _ARMS = {
@@ -111,7 +111,7 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
             "Is the loop's choice worth it?",
             [
                 *(Text(line) for line in verdict(result)),
-                markdown.Figure(
+                blocks.Figure(
                     "loop.png",
                     "Left: loss on the held-out queries and samples left after each round. Right: "
                     "loss of each arm on the evaluation rows; further left is better.",
@@ -127,7 +127,7 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
             ],
         ),
         Section("What the loop cost", [_cost_table(result["cost"])]),
-        Section("Files", [markdown.Files(_files(result))]),
+        Section("Files", [blocks.Files(_files(result))]),
     ]
 
 

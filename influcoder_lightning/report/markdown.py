@@ -1,4 +1,4 @@
-"""`report.md`: sections of text, tables, figures and commands, safe for text from users."""
+"""`report.md`: blocks as Markdown, safe for text from users."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.report.blocks import (
+    Block,
+    Chart,
+    Code,
+    Figure,
+    Files,
+    Folded,
+    Numbers,
+    Samples,
+    Section,
+    Table,
+    Text,
+)
 
 # Entities where a backslash is read differently by different renderers (a pipe in a table) or
 # would do nothing (HTML), backslashes for the rest, which keeps the source readable.
@@ -22,6 +34,22 @@ _ESCAPES = _ENTITIES | {mark: f"\\{mark}" for mark in "*_~[]#!$"} | {"@": "&#64;
 _ADDRESSES = [("://", "&#58;//"), ("www.", "www&#46;"), ("WWW.", "WWW&#46;")]
 # Only at the start of a line do these open a list, a quote, a rule or a heading underline.
 _LINE_START = re.compile(r"^(?:([+=-])|(\d{1,9})([.)]))")
+_SAMPLES = 8  # of each mark
+
+
+def one_line(text: Any, limit: int | None = None) -> str:
+    """Text without line ends, controls and invisible marks, cut to `limit` characters.
+
+    Example:
+        >>> one_line("one\\n\\n two three", limit=8)
+        'one two…'
+    """
+    # Controls, line ends and invisible direction marks all become a space.
+    flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
+    flat = re.sub(" +", " ", flat).strip()
+    if limit is not None and len(flat) > limit:
+        flat = flat[: limit - 1].rstrip() + "…"
+    return flat
 
 
 def escape(text: Any, limit: int | None = None) -> str:
@@ -30,111 +58,14 @@ def escape(text: Any, limit: int | None = None) -> str:
     Example:
         >>> print(escape("a|b <b> *c*"))
         a&#124;b &lt;b&gt; \\*c\\*
-        >>> escape("one\\n\\n two three", limit=8)
-        'one two…'
     """
-    # Controls, line ends and invisible direction marks all become a space.
-    flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
-    flat = re.sub(" +", " ", flat).strip()
-    if limit is not None and len(flat) > limit:
-        flat = flat[: limit - 1].rstrip() + "…"
-    escaped = "".join(_ESCAPES.get(c, c) for c in flat)
+    escaped = "".join(_ESCAPES.get(c, c) for c in one_line(text, limit))
     for address, harmless in _ADDRESSES:
         escaped = escaped.replace(address, harmless)
     return _LINE_START.sub(
         lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\{m[3]}",
         escaped,
     )
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph; shown as it is written, except with `markdown=True` (never for users' text)."""
-
-    text: str
-    markdown: bool = False
-
-    def render(self, folder: Path) -> str:
-        """The paragraph."""
-        return self.text.strip() if self.markdown else escape(self.text)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; numbers right-aligned, cells cut to `limit` characters, None shown as a dash."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    limit: int = 160
-
-    def render(self, folder: Path) -> str:
-        """The table."""
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise DataError(
-                    f"a table row has {len(row)} cells for {len(self.columns)} columns: {row!r:.80}"
-                )
-        numeric = [
-            bool(self.rows) and all(row[at] is None or _is_number(row[at]) for row in self.rows)
-            for at in range(len(self.columns))
-        ]
-        lines = [
-            [escape(column, self.limit) for column in self.columns],
-            ["--:" if number else "---" for number in numeric],
-            *([_cell(value, self.limit) for value in row] for row in self.rows),
-        ]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An image beside the report."""
-
-    path: str | os.PathLike[str]
-    caption: str
-
-    def render(self, folder: Path) -> str:
-        """The image with its caption."""
-        return f"![{escape(self.caption)}]({link(self.path, folder)})\n\n{escape(self.caption)}"
-
-
-@dataclass(frozen=True)
-class Code:
-    """A command or other text to copy."""
-
-    text: str
-    language: str = "sh"
-
-    def render(self, folder: Path) -> str:
-        """The fenced block."""
-        longest = max((len(run) for run in re.findall("`+", self.text)), default=0)
-        fence = "`" * max(3, longest + 1)
-        return f"{fence}{self.language}\n{self.text.rstrip()}\n{fence}"
-
-
-@dataclass(frozen=True)
-class Files:
-    """A list of files beside the report and what they hold."""
-
-    files: Sequence[tuple[str | os.PathLike[str], str]]
-
-    def render(self, folder: Path) -> str:
-        """The list, each file linked."""
-        return "\n".join(
-            f"- [{escape(os.fspath(path))}]({link(path, folder)}): {escape(content)}"
-            for path, content in self.files
-        )
-
-
-Block = Text | Table | Figure | Code | Files
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it."""
-
-    title: str
-    blocks: Sequence[Block] = field(default_factory=tuple)
 
 
 def link(path: str | os.PathLike[str], folder: Path) -> str:
@@ -145,11 +76,44 @@ def link(path: str | os.PathLike[str], folder: Path) -> str:
     return quote(target.as_posix())
 
 
+def render(block: Block, folder: Path) -> str:
+    """One block as Markdown, for a report in `folder`."""
+    match block:
+        case Text():
+            text = escape(block.text)
+            return f"**{text}**" if block.lead else text
+        case Numbers():
+            return "\n".join(
+                f"- {escape(item.label)}: **{escape(item.value)}**"
+                + (f" ({escape(item.note)})" if item.note else "")
+                for item in block.items
+            )
+        case Table():
+            return _table(block)
+        case Chart() | Figure():
+            caption = escape(block.caption)
+            return f"![{caption}]({link(block.path, folder)})\n\n{caption}"
+        case Code():
+            longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
+            fence = "`" * max(3, longest + 1)
+            return f"{fence}{block.language}\n{block.text.rstrip()}\n{fence}"
+        case Files():
+            return "\n".join(
+                f"- [{escape(os.fspath(path))}]({link(path, folder)}): {escape(content)}"
+                for path, content in block.files
+            )
+        case Samples():
+            return _samples(block)
+        case Folded():
+            parts = [f"**{escape(block.title)}**", *(render(b, folder) for b in block.blocks)]
+            return "\n\n".join(parts)
+
+
 def write_report(path: str | os.PathLike[str], sections: Sequence[Section]) -> None:
-    """Write a Markdown page; the first section's title is the title of the page.
+    """Write a Markdown page and its charts; the first section's title is the title of the page.
 
     Raises:
-        DataError: no sections, or a table whose rows do not fit its columns.
+        DataError: no sections.
     """
     if not sections:
         raise DataError("a report needs at least one section")
@@ -157,18 +121,55 @@ def write_report(path: str | os.PathLike[str], sections: Sequence[Section]) -> N
     parts: list[str] = []
     for place, section in enumerate(sections):
         parts.append(f"{'#' if place == 0 else '##'} {escape(section.title)}")
-        parts.extend(block.render(path.parent) for block in section.blocks)
+        parts.extend(render(block, path.parent) for block in section.blocks)
+    for block in charts(sections):
+        # Only where there is one, so that pages without charts do without matplotlib.
+        from influcoder_lightning.report.style import save_figure
+
+        save_figure(block.figure, path.parent / block.path)
     with atomic_path(path) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def charts(sections: Sequence[Section]) -> list[Chart]:
+    """All charts of a report, those in folded blocks included."""
+
+    def within(blocks: Sequence[Block]) -> list[Chart]:
+        found: list[Chart] = []
+        for block in blocks:
+            if isinstance(block, Chart):
+                found.append(block)
+            elif isinstance(block, Folded):
+                found += within(block.blocks)
+        return found
+
+    return [chart for section in sections for chart in within(section.blocks)]
+
+
+def cell(value: Any) -> str:
+    """A value for people: numbers to four digits, None as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(table: Table) -> str:
+    lines = [
+        [escape(column, table.limit) for column in table.columns],
+        ["--:" if number else "---" for number in table.numeric()],
+        *([_cell(value, table.limit) for value in row] for row in table.rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(value: Any, limit: int) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return escape(value, limit)
+    return cell(value) if value is None or isinstance(value, float) else escape(value, limit)
+
+
+def _samples(samples: Samples) -> str:
+    parts = []
+    for name, places in samples.marks.items():
+        rows = [samples.rows[place] for place in places[:_SAMPLES]]
+        parts += [escape(f"{name}, {len(rows)} of {samples.n:,} samples:")]
+        parts += [_table(Table(samples.columns, rows, limit=80))]
+    return "\n\n".join(parts)

@@ -6,18 +6,24 @@ import os
 import re
 import unicodedata
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from influcoder_lightning.influence.atomic import atomic_path
 
 INK = "#1f2933"
-MUTED = "#7b8794"
+MUTED = "#616e7c"
 GRID = "#e4e7eb"
 ACCENT = "#0b63b0"
 # Okabe and Ito's colours (readable with colour-blind eyes), ordered by contrast.
 PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800"]
 OTHER = "#b6bec7"
+# Text on coloured ground, such as the cells of a heat map: these do not follow the page's theme.
+ON_LIGHT = "#101418"
+ON_DARK = "#fcfcfd"
+
+HOVER = "hover: "  # how `hover` marks what it says in an SVG
 
 
 def tidy(axes: Axes, grid: str = "y") -> None:
@@ -41,6 +47,11 @@ def label(text: object, width: int = 28) -> str:
         flat = f"{flat[:head]}…{flat[-(width - 1 - head) :]}"
     # matplotlib leaves names that start with an underscore out of legends.
     return (" " if flat.startswith("_") else "") + flat.replace("$", r"\$")
+
+
+def hover(artist: Artist, text: object) -> None:
+    """What a page's chart says of this artist under the pointer; images leave it out."""
+    artist.set_gid(f"{HOVER}{label(text, 120)}")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

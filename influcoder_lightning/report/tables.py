@@ -8,8 +8,8 @@ from typing import Any
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.report.blocks import Table
 from influcoder_lightning.report.comparison import arm_order
-from influcoder_lightning.report.markdown import Table
 
 
 def sample_table(

@@ -22,6 +22,7 @@ from influcoder_lightning.report import (
     summarise_arms,
     write_report,
 )
+from influcoder_lightning.report.markdown import render
 
 HERE = Path()
 # A parser of its own as the judge: tables and HTML on, as where people read reports.
@@ -64,7 +65,7 @@ def one_line(text):
 @example([("`code` ``", "\\")])
 @example([("&amp; &#124;", "1. list")])
 def test_a_table_shows_every_text_as_it_is_and_nothing_else(cells):
-    page = Page(PARSER.render(Table(["one", "two"], cells, limit=1000).render(HERE)))
+    page = Page(PARSER.render(render(Table(["one", "two"], cells, limit=1000), HERE)))
     assert [[c.strip() for c in row] for row in page.rows[1:]] == [
         [one_line(c) for c in row] for row in cells
     ]
@@ -80,34 +81,34 @@ def test_a_table_shows_every_text_as_it_is_and_nothing_else(cells):
 @example("> quote")
 @example("~~~")
 def test_a_paragraph_of_users_text_stays_a_paragraph(text):
-    page = Page(PARSER.render(Text(text).render(HERE)))
+    page = Page(PARSER.render(render(Text(text), HERE)))
     assert page.text.strip() == one_line(text)
     assert set(page.tags) <= {"p"}
 
 
 def test_addresses_do_not_become_links():
-    text = Text("see http://a.example and www.b.example, a@b.example").render(HERE)
+    text = render(Text("see http://a.example and www.b.example, a@b.example"), HERE)
     assert "://" not in text
     assert "www." not in text
     assert "@" not in text
 
 
 def test_long_text_is_cut_before_it_is_escaped():
-    assert (
-        Table(["x"], [["|" * 30]], limit=5).render(HERE).endswith("| &#124;&#124;&#124;&#124;… |")
+    assert render(Table(["x"], [["|" * 30]], limit=5), HERE).endswith(
+        "| &#124;&#124;&#124;&#124;… |"
     )
 
 
 def test_numbers_are_right_aligned_and_missing_ones_a_dash():
-    text = Table(["name", "value"], [["a", 0.123456], ["b", None]]).render(HERE)
+    text = render(Table(["name", "value"], [["a", 0.123456], ["b", None]]), HERE)
     assert text.splitlines()[1:] == ["| --- | --: |", "| a | 0.1235 |", "| b | - |"]
     with pytest.raises(DataError, match="1 cells for 2 columns"):
-        Table(["a", "b"], [["x"]]).render(HERE)
+        Table(["a", "b"], [["x"]])
 
 
 def test_code_with_fences_stays_inside():
     text = 'influcoder recipe=valuate\n```\n<b> "x"'
-    page = Page(PARSER.render(Code(text).render(HERE)))
+    page = Page(PARSER.render(render(Code(text), HERE)))
     assert page.tags == ["pre", "code"]
     assert page.text.strip() == text
 
@@ -115,7 +116,7 @@ def test_code_with_fences_stays_inside():
 def test_a_page_with_everything(tmp_path):
     path = tmp_path / "run" / "report.md"
     sections = [
-        Section("What helped <most>?", [Text("**bold**", markdown=True), Text("**plain**")]),
+        Section("What helped <most>?", [Text("lead", lead=True), Text("**plain**")]),
         Section(
             "Figures",
             [
@@ -127,7 +128,7 @@ def test_a_page_with_everything(tmp_path):
     write_report(path, sections)
     text = path.read_text(encoding="utf-8")
     assert text.startswith(
-        "# What helped &lt;most&gt;?\n\n**bold**\n\n\\*\\*plain\\*\\*\n\n## Figures"
+        "# What helped &lt;most&gt;?\n\n**lead**\n\n\\*\\*plain\\*\\*\n\n## Figures"
     )
     assert "](my%20figure%20%281%29.png)" in text
     assert "- [ranking.csv](ranking.csv): all scores" in text
