@@ -81,7 +81,9 @@ def run_recipe(
     from influcoder_lightning.recipes.config_kinds import check_kinds
     from influcoder_lightning.recipes.progress import quiet
     from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
+    from influcoder_lightning.recipes.stages import begin
 
+    begin()
     _limit_threads()
     module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from omegaconf import DictConfig
@@ -16,9 +15,11 @@ from influcoder_lightning.finetune import evaluate
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials, Split
+from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
 from influcoder_lightning.recipes.run_folder import require, save_config, source_folder
 from influcoder_lightning.recipes.select import ranking_of
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import summarise_arms, write_comparison, write_report
 
 log = logging.getLogger(__name__)
@@ -127,29 +128,34 @@ def run_arms(
         if len(ids) != len(seeds):
             raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
     evaluation = materials.require_evaluation().dataset
-    base = load_base_model(materials.cfg.model.name)
-    losses: dict[str, list[float]] = {"base": [evaluate(base, evaluation)]}
-    done, total, begun = 0, len(arms) * len(seeds), perf_counter()
-    for arm, ids_by_seed in arms.items():
-        losses[arm] = []
-        for seed, ids in zip(seeds, ids_by_seed, strict=True):
-            what = f"retraining {done + 1} of {total}: {arm}, seed {seed}"
-            model = retrain(materials, base, materials.pool.subset(ids), steps, seed, what)
-            losses[arm].append(evaluate(model, evaluation))
+    with stage("loading the model"):
+        base = load_base_model(materials.cfg.model.name)
+    losses: dict[str, list[float]] = {}
+    with stage("measuring the base model"):
+        losses["base"] = [evaluate(base, evaluation)]
+    runs = [
+        (arm, seed, ids)
+        for arm, ids_by_seed in arms.items()
+        for seed, ids in zip(seeds, ids_by_seed, strict=True)
+    ]
+    with stage("retraining", len(runs) * steps, "steps") as done:
+        for number, (arm, seed, ids) in enumerate(runs):
+            show = ShowSteps(done, number * steps, f"{arm}, seed {seed}")
+            model = retrain(materials, base, materials.pool.subset(ids), steps, seed, show)
+            measured = losses.setdefault(arm, [])
+            measured.append(evaluate(model, evaluation))
             keep = (adapters or {}).get(arm)
-            if keep is not None and len(losses[arm]) == 1:
+            if keep is not None and len(measured) == 1:
                 model.save_pretrained(str(keep))
             base = model.unload()
-            done += 1
-            left = (perf_counter() - begun) / done * (total - done)
             log.info(
-                "retrained %2d of %d: %-8s seed %d, %d samples: held-out loss %.4f%s",
-                done,
-                total,
+                "  %2d of %d: %-8s seed %d, %d samples: held-out loss %.4f",
+                number + 1,
+                len(runs),
                 arm,
                 seed,
                 len(set(ids)),
-                losses[arm][-1],
-                f" (about {left:.0f} s left)" if done < total else "",
+                measured[-1],
             )
+        done.result = f"{len(runs)} runs of {steps:,} steps"
     return losses

@@ -25,8 +25,9 @@ from influcoder_lightning.fidelity.states import AdamMoments, KeepMoments, no_mo
 from influcoder_lightning.finetune import steps_of_epochs, train
 from influcoder_lightning.models import load_model
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import ShowSteps, bar
+from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.run_folder import plain
+from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def run_part(
     work.mkdir(parents=True)
     try:
         data = _prepare(materials, texts, seed, state, work)
-        return _measure(data, materials)
+        with stage("measuring all methods"):
+            return _measure(data, materials)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -117,12 +119,12 @@ def _warm_up(
                 **(plain(cfg.influence) | {"text_encoder": None, "co_train": True}),
             )
         )
-    log.info("warming the adapter up on %d samples for %d steps", len(pool), steps)
-    with bar("warming up", steps) as show:
+    with stage("warming up", steps, "steps") as done:
         options = materials.training_options()
         train(
-            model, pool, steps=steps, seed=seed, callbacks=[*callbacks, ShowSteps(show)], **options
+            model, pool, steps=steps, seed=seed, callbacks=[ShowSteps(done), *callbacks], **options
         )
+        done.result = f"{steps:,} steps on {len(pool):,} samples"
     assert moments.moments is not None
     return moments.moments, store
 
@@ -138,20 +140,20 @@ def _fit_gradients(
     work: Path,
 ) -> FitGradients:
     n_query, n_pool = len(texts["fit_query"]), len(texts["fit_pool"])
-    log.info("exact gradients of %d samples to learn from", n_query + n_pool)
     shape = (n_query + n_pool, size)
     stored = np.lib.format.open_memmap(work / "fit.npy", "w+", np.float16, shape)
-    with bar("exact gradients", n_query + n_pool) as show:
+    with stage("exact gradients", n_query + n_pool, "samples") as done:
         for name, offset in (("fit_query", 0), ("fit_pool", n_query)):
 
             def keep(positions: np.ndarray, gradients: Tensor, offset: int = offset) -> None:
                 lengths = gradients.norm(dim=1, keepdim=True).clamp_min(1e-12)
                 stored[offset + positions] = (gradients / lengths * STORED_SCALE).half().numpy()
 
-            def progress(done: int, offset: int = offset) -> None:
-                show(offset + done)
+            def progress(n: int, offset: int = offset) -> None:
+                done(offset + n)
 
             capture_exact(model, linears, datasets[name], pad, batch_size, keep, progress)
+        done.result = f"of {n_query + n_pool:,} samples to learn from"
     return FitGradients(stored, n_query)
 
 

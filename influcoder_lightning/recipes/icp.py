@@ -25,8 +25,8 @@ from influcoder_lightning.probing.choose_queries import choose_queries
 from influcoder_lightning.probing.prober import InContextProber
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import bar
 from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import Section, Text, plot_ranking, write_report
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,15 @@ def run(cfg: DictConfig, folder: Path) -> None:
         chosen = choose_queries(query.rows, n, seed=cfg.seed, text_encoder=encoder)
         log.info("%d of %d queries chosen by k-means", len(chosen), len(query))
     queries = [query.rows[i] for i in chosen]
-    model = load_base_model(cfg.model.name).to(device())
-    if cfg.model.adapter is not None:
-        model = load_adapter(model, cfg.model.adapter)
+    with stage("loading the model"):
+        model = load_base_model(cfg.model.name).to(device())
+        if cfg.model.adapter is not None:
+            model = load_adapter(model, cfg.model.adapter)
     options = {key: cfg.icp[key] for key in ("template", "max_length", "batch_tokens")}
     prober = InContextProber(model, materials.tokenizer, queries, **options)
     begun = perf_counter()
-    zero_shot = prober.zero_shot()
+    with stage("measuring queries alone"):
+        zero_shot = prober.zero_shot()
     one_shot, n_before = probe(prober, pool.rows, folder / "blocks", _settings(cfg, pool, queries))
     seconds = perf_counter() - begun
     ids = as_id_array(pool.ids)
@@ -110,9 +112,9 @@ def probe(
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part:
             part.write_text(json.dumps(settings))
-    done, before, begun = 0, 0, perf_counter()
+    before = 0
     blocks: list[np.ndarray] = []
-    with bar("probing", len(rows)) as show:
+    with stage("probing", len(rows), "samples") as done:
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             file = folder / f"{start:09d}.npy"
@@ -125,11 +127,8 @@ def probe(
                 blocks.append(np.stack([prober.one_shot(row) for row in block]))
                 with atomic_path(file) as part, part.open("wb") as open_file:
                     np.save(open_file, blocks[-1], allow_pickle=False)
-                done += len(block)
-                left = (perf_counter() - begun) / done * (len(rows) - start - len(block))
-                if (start // BLOCK) % 8 == 7:
-                    log.info("probed %d of %d (%.0f s left)", start + len(block), len(rows), left)
-            show(start + len(block))
+            done(start + len(block))
+        done.result = f"{len(rows) - before:,} samples, {before:,} were measured before"
     return np.concatenate(blocks), before
 
 

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,8 @@ from influcoder_lightning.influence.registry import available_methods
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import lds_removal, valuate
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import bar
 from influcoder_lightning.recipes.run_folder import locate, plain, require, save_config
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report import Section, Text, write_report
 from influcoder_lightning.report.lds import lds_sections, plot_lds, plot_removal
@@ -75,7 +74,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
     )
     ids, query_ids = as_id_array(pool.ids), as_id_array(query.ids)
     truth = Truth.read(models, subsets, seeds, ids, query_ids)
-    scores = _scores(materials, store, truth)
+    with stage("scoring by each method") as done:
+        scores = _scores(materials, store, truth)
+        done.result = ", ".join(scores)
     result = summary(truth, scores)
     log.info("two seeds of the same subsets agree at %.3f", result["seed_agreement"])
     for row in result["rows"]:
@@ -94,18 +95,10 @@ def train_models(models: RetrainedModels, jobs: list[Job], materials: Materials,
     """Train what is not trained yet, with progress."""
     cfg = materials.cfg
     todo = sum(models.known(job) is None for job in dict.fromkeys(jobs))
-    log.info("%s: %d of %d to train", what, todo, len(set(jobs)))
-    begun = perf_counter()
-    with bar(what, todo) as advance:
-
-        def show(done: int, total: int) -> None:
-            advance(done)
-            if done % 10 == 0 or done == total:
-                left = (perf_counter() - begun) / done * (total - done)
-                log.info("trained %d of %d %s (about %.0f s left)", done, total, what, left)
-
+    with stage(f"training {what}", todo, "models") as done:
         processes = int(cfg.lds.processes or os.cpu_count() or 1)
-        models.train(jobs, StartTraining(plain(cfg)), processes, show)
+        models.train(jobs, StartTraining(plain(cfg)), processes, lambda n, _: done(n))
+        done.result = f"{todo:,} models, {len(set(jobs)) - todo:,} were there before"
 
 
 def summary(truth: Truth, scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:

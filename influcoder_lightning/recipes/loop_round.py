@@ -24,8 +24,10 @@ from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
+from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, save_config
+from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
 PART = "round.json"
@@ -110,11 +112,14 @@ class Rounds:
         """Loss on the held-out queries after learning from some samples, and seconds."""
         begun = perf_counter()
         cfg, pool = self.materials.cfg, self.materials.pool
-        what = f"round {number}: retraining on {len(kept)} samples"
-        log.info("%s", what)
-        base = load_base_model(cfg.model.name)
-        model = retrain(self.materials, base, pool.subset(kept), self._steps, cfg.seed, what)
-        return evaluate(model, self.held_out), perf_counter() - begun
+        with stage("loading the model"):
+            base = load_base_model(cfg.model.name)
+        with stage("retraining", self._steps, "steps") as done:
+            show, rows = ShowSteps(done), pool.subset(kept)
+            model = retrain(self.materials, base, rows, self._steps, cfg.seed, show)
+            loss = evaluate(model, self.held_out)
+            done.result = f"round {number} on {len(kept):,} samples"
+        return loss, perf_counter() - begun
 
 
 def keep(

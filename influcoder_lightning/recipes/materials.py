@@ -22,12 +22,14 @@ from influcoder_lightning.data import (
     tokenize_rows,
 )
 from influcoder_lightning.data.rows import Row
+from influcoder_lightning.data.tokenization import TruncationReport
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.finetune import steps_of_epochs
 from influcoder_lightning.influence.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,9 @@ class Materials:
     @cached_property
     def tokenizer(self) -> Any:
         """With a pad token."""
-        return load_tokenizer(require(self.cfg, "model.name", self.recipe))
+        name = require(self.cfg, "model.name", self.recipe)
+        with stage("loading the tokenizer"):
+            return load_tokenizer(name)
 
     @cached_property
     def pool(self) -> Split:
@@ -160,8 +164,9 @@ class Materials:
     def _split(self, name: str, rows: Sequence[Row]) -> Split:
         template = self.cfg.model.template or default_template(self.tokenizer)
         ids: list[Any] = list(row_ids(rows))
-        dataset = tokenize_rows(rows, self.tokenizer, template, self.cfg.train.max_length, ids)
-        log.info("%s: %s", name, dataset.report.summary())
+        with stage(f"tokenising {name}") as done:
+            dataset = tokenize_rows(rows, self.tokenizer, template, self.cfg.train.max_length, ids)
+            done.result = _counts(dataset.report)
         keep = list(range(len(rows)))
         if dataset.report.n_without_response:
             keep = [i for i in keep if bool((dataset[i]["labels"][1:] != -100).any())]
@@ -174,6 +179,17 @@ class Materials:
             )
         kept = dataset if len(keep) == len(rows) else Subset(dataset, keep)
         return Split([rows[i] for i in keep], [ids[i] for i in keep], kept)
+
+
+def _counts(report: TruncationReport) -> str:
+    counts = f"{report.n_rows:,} rows, {report.n_response_tokens:,} response tokens"
+    prompts, responses = report.n_prompts_truncated, report.n_responses_truncated
+    if prompts or responses:
+        counts += (
+            f"; to fit train.max_length={report.max_length}, {prompts:,} prompts lost their head "
+            f"and {responses:,} responses their end"
+        )
+    return counts
 
 
 def fit_to_pool(ranking: Ranking, pool: Split, where: str) -> Ranking:

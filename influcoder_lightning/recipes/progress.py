@@ -1,24 +1,18 @@
-"""What a person sees while a recipe runs: bars with a time estimate, and no noise."""
+"""What a person sees of a training while a recipe runs: its steps, its metrics, and no noise."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, TextIO
 
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.recipes.stages import Stage
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +38,13 @@ _NOISY = (
     "huggingface_hub",
     "httpx",
 )
+_REFRESH = 0.25  # seconds between looks at the metrics
+_METRICS = {
+    "train_loss": "loss {:.3f}",
+    "influcoder/drift": "drift {:.2f}",
+    "influcoder/encoder_loss": "encoder loss {:.3f}",
+    "influcoder/step_time_share": "valuing {:.0%}",
+}
 
 
 @contextmanager
@@ -90,35 +91,60 @@ def _one_line(
         log.warning("warning: %s", " ".join(str(message).split()))
 
 
-@contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], Any]]:
-    """A bar ``what  12 of 40  0:00:09``; yields ``set(done)``. Nothing where no one watches."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(separator=" of "),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
 class ShowSteps(Callback):
-    """Tells a bar how many optimizer steps are done.
+    """Shows how many optimizer steps are done, and the newest metrics.
+
+    Put it before an `InfluenceCallback`: then it also says when that begins to write the store.
 
     Args:
-        show: gets the steps of this run plus ``before``.
-        before: steps of earlier runs that share the bar.
+        show: the stage.
+        before: steps of earlier trainings in the same stage.
+        what: said before the metrics.
     """
 
-    def __init__(self, show: Callable[[int], Any], before: int = 0) -> None:
-        self._show, self._before = show, before
+    def __init__(self, show: Stage, before: int = 0, what: str = "") -> None:
+        self._show, self._before, self._what = show, before, what
+        self._shown = 0.0
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Move the bar."""
-        self._show(self._before + trainer.global_step)
+        """Move the bar; metrics are read a few times a second, since that waits for a GPU."""
+        note = None
+        if self._show.watched and monotonic() - self._shown > _REFRESH:
+            self._shown = monotonic()
+            note = "  ".join(filter(None, [self._what, *newest_metrics(trainer.callback_metrics)]))
+        self._show(self._before + trainer.global_step, note)
+
+    def on_train_end(self, trainer: Any, *_: Any) -> None:
+        """Say what the callbacks do now."""
+        if any(isinstance(callback, InfluenceCallback) for callback in trainer.callbacks):
+            self._show(self._before + trainer.global_step, "last query gradients, writing store")
+
+
+def newest_metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """What `LoraFineTuning` and `InfluenceCallback` have logged last, in few words.
+
+    Example:
+        >>> newest_metrics({"train_loss": 1.5, "influcoder/step_time_share": 0.08})
+        ['loss 1.500', 'valuing 8%']
+    """
+    return [_METRICS[name].format(float(metrics[name])) for name in _METRICS if name in metrics]
+
+
+class Watched:
+    """Batches of a loader, which show how many have been read.
+
+    Args:
+        loader: with a length.
+        show: gets the number of batches read.
+    """
+
+    def __init__(self, loader: Any, show: Callable[[int], Any]) -> None:
+        self._loader, self._show = loader, show
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._loader, 1):
+            yield batch
+            self._show(number)

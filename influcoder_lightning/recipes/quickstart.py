@@ -27,8 +27,8 @@ from influcoder_lightning.data import (
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes import page, pipeline, valuate
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import bar
 from influcoder_lightning.recipes.run_folder import save_config
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import Section, Table, Text, plot_ranking, write_report
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
 
 
 def _run(cfg: DictConfig, folder: Path) -> float:
-    data = make_data(cfg, folder)
+    with stage("making up data") as done:
+        data = make_data(cfg, folder)
+        done.result = f"{len(data.pool)} rows of six skills; queries ask for {data.query_skill!r}"
     make_model(cfg, data, folder / "model")
     cfg = cfg.copy()
     cfg.model.name = str(folder / "model")
@@ -178,12 +180,17 @@ def make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
     template = cfg.model.template or default_template(tokenizer)
     dataset = tokenize_rows(data.pretrain, tokenizer, template, cfg.train.max_length)
     steps = int(cfg.quickstart.pretrain_steps)
-    log.info("pretraining a tiny model (%d weights) for %d steps", model.num_parameters(), steps)
-    with bar("pretraining", steps) as show:
+    with stage("pretraining", steps, "steps") as done:
         loss = pretrain(
-            model, dataset, steps=steps, seed=cfg.seed, progress=lambda done, _: show(done)
+            model,
+            dataset,
+            steps=steps,
+            seed=cfg.seed,
+            progress=lambda n, loss: done(n, f"loss {loss:.3f}"),
         )
-    log.info("pretrained: loss %.3f on general rows", loss)
+        done.result = (
+            f"a model of {model.num_parameters():,} weights, loss {loss:.3f} on general rows"
+        )
     model.save_pretrained(str(folder))
 
 

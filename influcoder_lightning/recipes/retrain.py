@@ -14,8 +14,9 @@ from influcoder_lightning.finetune import evaluate, train
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.models import add_lora, load_base_model
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import ShowSteps, bar
+from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.run_folder import plain, save_config
+from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,20 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     """Write ``adapter/`` and ``metrics.json``; returns the held-out loss, where there is one."""
     materials = Materials(cfg, "retrain")
     pool, evaluation = materials.pool, materials.evaluation
-    model = load_base_model(cfg.model.name)
-    before = None if evaluation is None else evaluate(model, evaluation.dataset)
+    with stage("loading the model"):
+        model = load_base_model(cfg.model.name)
+    before = None
+    if evaluation is not None:
+        with stage("measuring before"):
+            before = evaluate(model, evaluation.dataset)
     steps = retrain_steps(materials)
-    log.info("training on %d samples for %d steps", len(pool), steps)
-    model = retrain(materials, model, pool.dataset, steps, cfg.seed, "training")
-    after = None if evaluation is None else evaluate(model, evaluation.dataset)
+    with stage("training", steps, "steps") as done:
+        model = retrain(materials, model, pool.dataset, steps, cfg.seed, ShowSteps(done))
+        done.result = f"{steps:,} steps on {len(pool):,} samples"
+    after = None
+    if evaluation is not None:
+        with stage("measuring after"):
+            after = evaluate(model, evaluation.dataset)
     model.save_pretrained(str(folder / "adapter"))
     metrics = {
         "eval_loss": {"before": before, "after": after},
@@ -52,19 +61,11 @@ def retrain_steps(materials: Materials) -> int:
 
 
 def retrain(
-    materials: Materials, base: Any, dataset: Dataset, steps: int, seed: int, what: str
+    materials: Materials, base: Any, dataset: Dataset, steps: int, seed: int, show: ShowSteps
 ) -> Any:
     """A base model with a fresh LoRA, trained; ``unload()`` gives the base model back."""
     model = add_lora(base, plain(materials.cfg.lora), seed)
     options = materials.training_options()
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
-    with bar(what, steps) as show:
-        return train(
-            model,
-            dataset,
-            steps=steps,
-            seed=seed,
-            callbacks=[ShowSteps(show)],
-            **options,
-        )
+    return train(model, dataset, steps=steps, seed=seed, callbacks=[show], **options)

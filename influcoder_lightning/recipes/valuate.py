@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,8 +15,9 @@ from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model, load_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
-from influcoder_lightning.recipes.progress import ShowSteps, bar
+from influcoder_lightning.recipes.progress import ShowSteps, Watched
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import plot_ranking, write_report
 from influcoder_lightning.resume import forget_states
 from influcoder_lightning.store.folder import refuse_existing
@@ -77,15 +77,7 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     check(cfg, folder)
     where = folder / "influence"
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
-    counts = store.attributes["counts"]
-    log.info(
-        "valued %d rows of %d samples in %d windows against %d queries",
-        counts["written"],
-        len(set(store.sample_ids.tolist())),
-        len(store.windows),
-        len(store.query_ids),
-    )
-    for reason, count in counts["kept_out"].items():
+    for reason, count in store.attributes["counts"]["kept_out"].items():
         log.warning("%d rows were kept out: %s", count, reason)
     return store
 
@@ -93,13 +85,22 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
 def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
     """Rank the pool by ``rank.method``; writes ``ranking.csv`` and ``ranking.png``."""
     method = materials.cfg.rank.method
-    ranking = store.rank(method, data=materials.pool.identified())
-    fit_to_pool(ranking, materials.pool, "the ranking")
-    ranking.save(folder / RANKING)
-    groups = page.tasks(materials.pool)
-    plot_ranking(ranking, folder / "ranking.png", groups)
-    log.info("ranked %d samples by %s: %s", len(ranking), method, folder / RANKING)
+    with stage("ranking") as done:
+        ranking = store.rank(method, data=materials.pool.identified())
+        fit_to_pool(ranking, materials.pool, "the ranking")
+        ranking.save(folder / RANKING)
+        plot_ranking(ranking, folder / "ranking.png", page.tasks(materials.pool))
+        done.result = f"{len(ranking):,} samples by {method}"
     return ranking
+
+
+def _outcome(store: InfluenceStore) -> str:
+    """What a valuation gave, in one line."""
+    return (
+        f"{store.attributes['counts']['written']:,} rows of "
+        f"{len(set(store.sample_ids.tolist())):,} samples valued in {len(store.windows)} windows "
+        f"against {len(store.query_ids)} queries"
+    )
 
 
 def _train(materials: Materials, where: Path) -> InfluenceStore:
@@ -118,23 +119,25 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
         seed=cfg.seed,
         **influence,
     )
-    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
-    log.info("fine-tuning on %d samples for %d steps, every sample valued", len(pool), steps)
-    with bar("fine-tuning", steps) as show:
+    with stage("loading the model"):
+        model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
+    with stage("fine-tuning", steps, "steps") as done:
         train(
             model,
             pool.dataset,
             steps=steps,
             seed=cfg.seed,
-            callbacks=[callback, ShowSteps(show)],
+            callbacks=[ShowSteps(done), callback],
             log_folder=where.parent if cfg.train.log_csv else None,
             checkpoints=checkpoints,
             **materials.training_options(),
         )
+        store = InfluenceStore(where)
+        done.result = _outcome(store)
     if checkpoints is not None:  # the run is over: nothing is left to go on from
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         forget_states(where)
-    return InfluenceStore(where)
+    return store
 
 
 def _checkpoints(cfg: DictConfig, folder: Path) -> Checkpoints | None:
@@ -147,23 +150,29 @@ def _checkpoints(cfg: DictConfig, folder: Path) -> Checkpoints | None:
 def _extract(materials: Materials, where: Path) -> InfluenceStore:
     cfg = materials.cfg
     pool, query = materials.pool, materials.query
-    model = load_base_model(cfg.model.name)
+    with stage("loading the model"):
+        model = load_base_model(cfg.model.name)
+        if cfg.model.adapter is None:
+            model = add_lora(model, plain(cfg.lora), cfg.seed)
+        else:
+            model = load_adapter(model, cfg.model.adapter)
     if cfg.model.adapter is None:
         log.info(
             "mode=frozen with a fresh LoRA: its B is zero, so that only the gradients of B say "
             "anything. Give a trained one with model.adapter=<folder>."
         )
-        model = add_lora(model, plain(cfg.lora), cfg.seed)
-    else:
-        model = load_adapter(model, cfg.model.adapter)
     options = {k: v for k, v in plain(cfg.influence).items() if k not in _ONLY_TRAINING}
-    return extract_features(
-        model.to(device()),
-        materials.loader(pool.dataset),
-        where,
-        query_dataloader=None if query is None else materials.loader(query.dataset),
-        tokenizer=materials.tokenizer,
-        seed=cfg.seed,
-        show_progress=sys.stderr.isatty(),
-        **options,
-    )
+    loader = materials.loader(pool.dataset)
+    with stage("extracting features", len(loader), "batches") as done:
+        store = extract_features(
+            model.to(device()),
+            Watched(loader, done),
+            where,
+            query_dataloader=None if query is None else materials.loader(query.dataset),
+            tokenizer=materials.tokenizer,
+            seed=cfg.seed,
+            show_progress=False,
+            **options,
+        )
+        done.result = _outcome(store)
+    return store
