@@ -88,7 +88,9 @@ def extract_features(
             queries = valuation.query_rows(query_dataloader, loss_function)
         valuation.open_window(0, 0, queries)
         total = len(dataloader) if isinstance(dataloader, Sized) else None
-        with evaluating(valuation.model), Progress(disable=not show_progress) as progress:
+        progress = Progress(disable=not show_progress)
+        # Without training all of it is the valuation's time.
+        with valuation.timed(), evaluating(valuation.model), progress:
             bar = progress.add_task("valuating", total=total)
             for index, batch in enumerate(dataloader):
                 _add_batch(valuation, move_data_to_device(batch, device), loss_function)

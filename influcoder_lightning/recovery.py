@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def finish(
     own: Manifest | None = None,
     complete: bool = True,
     note: str = "",
+    cost: Callable[[], Mapping[str, float] | None] | None = None,
 ) -> dict[str, Any]:
     """Merge what is sealed into ``influence.h5``; returns its counts, see `merge`.
 
@@ -62,7 +63,9 @@ def finish(
             towers[version] = load_version(folder / TOWERS, version)
         return encoded_block(towers[version], -1, torch.tensor(sketch), torch.tensor(norm), keep)
 
-    return merge(folder, description, parts, windows, encode, complete=complete, note=note)
+    return merge(
+        folder, description, parts, windows, encode, complete=complete, note=note, cost=cost
+    )
 
 
 def recover(folder: Path) -> None:

@@ -120,7 +120,7 @@ class Valuation:
         rules = update_rules(optimizer, linears) if options.optimizer_features else None
         self.capture = GradientCapture(linears, projector, rules)
         self.observer = LossObserver(self.model)
-        self._own_seconds = 0.0
+        self._own_seconds, self._begun = 0.0, perf_counter()
         self._run: RunFolder | None = None
         tower, self._cotraining = self._towers(projector.dim)
         description = self._described(projector, linears, config)
@@ -151,8 +151,10 @@ class Valuation:
             processes=self.processes,
         )
         self.restored: dict[str, Any] = {}
+        self._earlier: dict[str, float] | None = {"run_seconds": 0.0, "valuation_seconds": 0.0}
         if pointer is not None:
             self.restored = restore(folder, self.recorder, self.processes, pointer)
+            self._earlier = self.restored.get("clock")
 
     def _leave(self) -> None:
         if self._run is not None:
@@ -233,7 +235,7 @@ class Valuation:
 
     @property
     def seconds(self) -> float:
-        """Time this valuation has taken from the run so far."""
+        """Time this valuation has taken from the run so far, since it began or went on."""
         return self._own_seconds + self.capture.seconds
 
     @property
@@ -243,12 +245,23 @@ class Valuation:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time of the block as the valuation's."""
-        start = perf_counter()
+        """Count the time of the block as the valuation's, each second once."""
+        start, before = perf_counter(), self.seconds
         try:
             yield
         finally:
-            self._own_seconds += perf_counter() - start
+            counted = self.seconds - before  # by hooks and by blocks inside this one
+            self._own_seconds += perf_counter() - start - counted
+
+    def _clock(self) -> dict[str, float] | None:
+        """Seconds of the run and of the valuation in this process, with those before a checkpoint.
+
+        None where a checkpoint of an earlier release does not know them.
+        """
+        if self._earlier is None:
+            return None
+        now = {"run_seconds": perf_counter() - self._begun, "valuation_seconds": self.seconds}
+        return {name: self._earlier[name] + value for name, value in now.items()}
 
     def open_window(self, epoch: int, step: int, queries: RowBatch | None) -> float | None:
         """Start a window and keep the adapter it starts with; returns the last one's drift."""
@@ -268,15 +281,16 @@ class Valuation:
         self, batches: Iterable[Any], loss_function: Callable[[Any], Tensor]
     ) -> RowBatch:
         """Features of all query samples now, see `query_features`."""
-        return query_features(
-            self.capture,
-            self.model,
-            batches,
-            loss_function,
-            sample_id_key=self.options.sample_id_key,
-            labels_key=self.options.labels_key,
-            tokenizer=self.options.tokenizer,
-        )
+        with self.timed():
+            return query_features(
+                self.capture,
+                self.model,
+                batches,
+                loss_function,
+                sample_id_key=self.options.sample_id_key,
+                labels_key=self.options.labels_key,
+                tokenizer=self.options.tokenizer,
+            )
 
     def texts(self, batch: Any, labels: Tensor) -> list[Text] | None:
         """Texts of a pool batch, where co-training can use them."""
@@ -304,7 +318,7 @@ class Valuation:
             self.recorder,
             self.processes,
             self._description,
-            extra,
+            {**extra, "clock": self._clock()},
             self.options.keep_states,
         )
 
@@ -317,35 +331,45 @@ class Valuation:
             CaptureError: rows written and samples seen differ.
             StoreError: a segment went missing or was damaged.
         """
+        clock, start = self._clock(), perf_counter()
         self.detach()
         self._save_adapter(END)
         drift = self.recorder.close(step, queries)
-        self.processes.gather(None)  # every process has sealed its part
-        self.counts = self.processes.once(self._finish)
+        clocks = self.processes.gather(clock)  # every process has sealed its part
+        self.counts = self.processes.once(lambda: self._finish(lambda: _cost(clocks, start)))
         self.processes.gather(None)  # nobody leaves the group while others still listen
         return drift
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, cost: Callable[[], dict[str, float] | None]) -> dict[str, Any]:
         assert self._run is not None
         if self._cotraining is not None:
             text_tower = self._cotraining.finish_text_tower()
             if text_tower is not None:
                 self._cotraining.save_text_tower(text_tower, self.folder / "encoder")
-        counts = finish(self.folder, self._description, own=self.recorder.segments.manifest)
+        own = self.recorder.segments.manifest
+        counts = finish(self.folder, self._description, own=own, cost=cost)
         tidy(self._run)
         self._leave()
         return counts
 
     def abort(self, step: int, reason: str) -> None:
         """End early, keeping what was captured; never raises, since an error is under way."""
+        start = perf_counter()
         self.detach()
         try:
+            clock = self._clock()
             if self._run is not None:
                 self._description["note"] = reason
                 self._run.describe(self._description)
             self.recorder.abort(step)
             if self._run is not None and self.processes.size == 1:
-                finish(self.folder, self._description, complete=False, note=reason)
+                finish(
+                    self.folder,
+                    self._description,
+                    complete=False,
+                    note=reason,
+                    cost=lambda: _cost([clock], start),
+                )
         except Exception as error:
             rank_zero_warn(
                 f"influcoder: the store at {self.folder} could not be closed ({error}). What was "
@@ -367,6 +391,20 @@ class Valuation:
                 f"part of the influence feature: {', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}."
             )
+
+
+def _cost(clocks: list[dict[str, float] | None], closing: float) -> dict[str, float] | None:
+    """What the store keeps of the run's time; None where it is not known of all processes.
+
+    Args:
+        clocks: of each process, when its training ended.
+        closing: time at which the end of the run began, on this process's clock.
+    """
+    known = [clock for clock in clocks if clock is not None]
+    if len(known) < len(clocks):
+        return None
+    sums = {name: sum(clock[name] for clock in known) for name in known[0]}
+    return {**sums, "closing_seconds": perf_counter() - closing, "processes": len(known)}
 
 
 def library_versions() -> dict[str, str]:

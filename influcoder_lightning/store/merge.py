@@ -54,10 +54,12 @@ def merge(
     *,
     complete: bool,
     note: str = "",
+    cost: Callable[[], Mapping[str, float] | None] | None = None,
 ) -> dict[str, Any]:
     """Write ``influence.h5`` from everything that is sealed; returns its counts.
 
-    They are ``seen`` and ``kept_out`` (by reason), in samples, and ``written``, in rows.
+    They are ``seen`` and ``kept_out`` (by reason), in samples, and ``written``, in rows. ``cost``
+    is asked last what the run has cost, so that merging can count; nobody knows it after a crash.
 
     Rows come process by process, each in the order of its training.
 
@@ -91,6 +93,9 @@ def merge(
         counts = {"seen": seen, "kept_out": kept_out, "written": n_rows}
         writer.set_attribute("counts", counts)
         writer.set_attribute("parts", merging.parts)
+        known = None if cost is None else cost()
+        if known is not None:
+            writer.set_attribute("cost", known)
         writer.close(complete, note)
     return counts
 

@@ -3,7 +3,7 @@
 ::
 
     /                     attributes: format, schema_version, created_by, complete, note,
-                          config, lora, projector, counts (JSON texts)
+                          config, lora, projector, versions, counts, parts, cost (JSON texts)
     /layers               name, out_features, in_features, offset: order of the flattened gradient
     /windows              one entry per window, see WINDOW_COLUMNS
     /rows                 one entry per sample at a captured step, see ROW_COLUMNS
