@@ -1,7 +1,7 @@
 """Leaks between pool, query and evaluation rows."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import DataError
@@ -10,7 +10,7 @@ _EXAMPLES = 3
 
 
 def check_overlap(
-    pool: Sequence[Row], query: Sequence[Row], evaluation: Sequence[Row] | None = None
+    pool: Iterable[Row], query: Sequence[Row], evaluation: Sequence[Row] | None = None
 ) -> list[str]:
     """Refuse rows that would make an evaluation meaningless; warn about the rest.
 
@@ -23,39 +23,70 @@ def check_overlap(
     Raises:
         DataError: On overlap of query and evaluation, or of pool and evaluation.
     """
-    if evaluation is not None:
-        for name, rows in (("query", query), ("pool", pool)):
-            found = _overlapping(rows, evaluation)
-            if found:
-                raise DataError(
-                    f"{_sentence(found, name, 'evaluation')} Remove them from one of the two (or "
-                    "rename ids that mean different rows): the evaluation would measure memory."
-                )
-    found = _overlapping(pool, query)
-    if not found:
-        return []
-    message = f"{_sentence(found, 'pool', 'query')} Their scores are inflated by the match."
-    warnings.warn(message, stacklevel=2)
-    return [message]
+    watch = PoolOverlap(query, evaluation)
+    for row in pool:
+        watch.see(row)
+    return watch.verdict()
 
 
-def _overlapping(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
-    """What each of ``rows`` shares with ``others``, for those that share something."""
-    texts = {(row["prompt"], row["response"]) for row in others}
-    ids = {str(row["id"]) for row in others if row.get("id") is not None}
-    found = []
-    for index, row in enumerate(rows):
-        name = row.get("id")
-        if name is not None and str(name) in ids:
-            found.append(f"id {name!r}")
-        elif (row["prompt"], row["response"]) in texts:
-            found.append(f"row {index} {row['prompt'][:60]!r}")
-    return found
+class PoolOverlap:
+    """`check_overlap` for a pool whose rows come by one after the other.
+
+    Raises:
+        DataError: On overlap of query and evaluation.
+    """
+
+    def __init__(self, query: Sequence[Row], evaluation: Sequence[Row] | None = None) -> None:
+        self._query, self._evaluation = _Overlap(query), _Overlap(evaluation or ())
+        leaked = _Overlap(evaluation or ())
+        for row in query:
+            leaked.see(row)
+        leaked.refuse("query")
+
+    def see(self, row: Row) -> None:
+        """Take notice of the next row of the pool."""
+        self._query.see(row)
+        self._evaluation.see(row)
+
+    def verdict(self) -> list[str]:
+        """What `check_overlap` returns, raises and warns of."""
+        self._evaluation.refuse("pool")
+        if not self._query.count:
+            return []
+        message = f"{self._query.sentence('pool', 'query')} Their scores are inflated by the match."
+        warnings.warn(message, stacklevel=3)
+        return [message]
 
 
-def _sentence(found: Sequence[str], name: str, other: str) -> str:
-    more = ", ..." if len(found) > _EXAMPLES else ""
-    return (
-        f"{len(found)} {name} row(s) are also {other} rows, by id or by prompt and response: "
-        f"{', '.join(found[:_EXAMPLES])}{more}."
-    )
+class _Overlap:
+    """Counts the rows that share something with `others`, and remembers the first few."""
+
+    def __init__(self, others: Sequence[Row]) -> None:
+        self._texts = {(row["prompt"], row["response"]) for row in others}
+        self._ids = {str(row["id"]) for row in others if row.get("id") is not None}
+        self._seen, self.count, self._examples = 0, 0, list[str]()
+
+    def see(self, row: Row) -> None:
+        name, found = row.get("id"), ""
+        if name is not None and str(name) in self._ids:
+            found = f"id {name!r}"
+        elif (row["prompt"], row["response"]) in self._texts:
+            found = f"row {self._seen} {row['prompt'][:60]!r}"
+        self._seen += 1
+        if found:
+            self.count += 1
+            self._examples = [*self._examples, found][:_EXAMPLES]
+
+    def sentence(self, name: str, other: str) -> str:
+        more = ", ..." if self.count > _EXAMPLES else ""
+        return (
+            f"{self.count} {name} row(s) are also {other} rows, by id or by prompt and response: "
+            f"{', '.join(self._examples)}{more}."
+        )
+
+    def refuse(self, name: str) -> None:
+        if self.count:
+            raise DataError(
+                f"{self.sentence(name, 'evaluation')} Remove them from one of the two (or "
+                "rename ids that mean different rows): the evaluation would measure memory."
+            )

@@ -3,11 +3,16 @@
 A row is ``{"prompt", "response", optional "id", "task", "group"}``; other keys stay as they are.
 """
 
+import glob
+import gzip
 import json
 import math
 import os
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +22,8 @@ from influcoder_lightning.data.ids import unwritable
 from influcoder_lightning.errors import ConfigError, DataError
 
 Row = dict[str, Any]
+UnreadRow = Callable[[], Row]
+"""Parses and checks one row; raises the errors of `load_rows`."""
 
 _REQUIRED = ("prompt", "response")
 _OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
@@ -25,21 +32,46 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "gro
 def load_rows(path: str | os.PathLike[str]) -> list[Row]:
     """Read rows from a JSONL file, or from a folder written by ``datasets`` (``save_to_disk``).
 
-    An optional field that is null counts as not given.
+    A file whose name ends in ``.gz`` is unpacked on the way. A name with ``*``, ``?`` or ``[``
+    stands for all that match it, in the order of their names. An optional field that is null
+    counts as not given.
 
     Raises:
         DataError: When there is nothing to read, a line is broken, or a field is missing or of the
             wrong type; names the file, the line (or row) and the field.
         ConfigError: For a ``datasets`` folder when ``datasets`` is not installed.
     """
-    path = Path(path)
-    why = why_no_file(path)
-    if why and not os.path.isdir(path):
-        raise DataError(f"{path}: {why}. Give a JSONL file or a `datasets` folder.")
-    rows = list(_dataset_rows(path) if why else _jsonl_rows(path))
+    rows = [read() for read in unread_rows(path)]
     if not rows:
         raise DataError(f"{path}: no rows. Each line needs a JSON object with prompt and response.")
     return rows
+
+
+def unread_rows(path: str | os.PathLike[str]) -> Iterator[UnreadRow]:
+    """The rows of `load_rows` one after the other, none of them parsed before it is called.
+
+    Passing over rows costs little more than reading the file, and memory does not grow.
+
+    Raises:
+        DataError, ConfigError: as `load_rows`.
+    """
+    for file in row_files(path):
+        yield from _dataset_rows(file) if os.path.isdir(file) else _jsonl_rows(file)
+
+
+def row_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files and ``datasets`` folders that a path, or a pattern of names, stands for.
+
+    Raises:
+        DataError: One is missing, or neither a regular file nor a folder.
+    """
+    found = [Path(path)]
+    if not os.path.lexists(path) and glob.has_magic(os.fspath(path)):
+        found = [Path(name) for name in sorted(glob.glob(os.fspath(path)))] or found
+    for file in found:
+        if (why := why_no_file(file)) and not os.path.isdir(file):
+            raise DataError(f"{file}: {why}. Give a JSONL file or a `datasets` folder.")
+    return found
 
 
 def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
@@ -50,7 +82,11 @@ def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
     Raises:
         DataError: When the index of a row without an id is the explicit id of another row.
     """
-    explicit = [row.get("id") for row in rows]
+    return complete_ids([row.get("id") for row in rows])
+
+
+def complete_ids(explicit: Sequence[int | str | None]) -> list[int] | list[str]:
+    """`row_ids` of rows that give these ids [N]; None: the row has none."""
     taken = {str(value) for value in explicit if value is not None}
     for index, value in enumerate(explicit):
         if value is None and str(index) in taken:
@@ -60,7 +96,7 @@ def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
             )
     ids = [index if value is None else value for index, value in enumerate(explicit)]
     if all(isinstance(value, int) for value in ids):
-        return ids
+        return ids  # type: ignore[return-value]
     return [str(value) for value in ids]
 
 
@@ -85,10 +121,10 @@ def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[UnreadRow]:
     blank = 0
     try:
-        file = path.open("rb")
+        file: Any = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
     # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
@@ -102,20 +138,25 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                 continue
             if blank:
                 raise DataError(f"{path}:{blank}: blank line between rows. Delete it.")
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8."
-                ) from error
-            yield _checked_row(_parsed(text, where), where)
+            yield partial(_line_row, line, where, "utf-8-sig" if number == 1 else "utf-8")
+
+
+def _line_row(line: bytes, where: str, encoding: str) -> Row:
+    try:
+        text = line.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8."
+        ) from error
+    return _checked_row(_parsed(text, where), where)
 
 
 def _line(file: BinaryIO, where: str) -> bytes:
     try:
         line = file.readline(LONGEST + 1)
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read ({error.strerror}).") from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two from a damaged .gz
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{where}: cannot be read ({reason}).") from error
     if len(line) > LONGEST:
         raise DataError(
             f"{where}: a line of more than {LONGEST:,} bytes. Each line needs one row; was the "
@@ -190,7 +231,7 @@ def _checked_row(row: Any, where: str) -> Row:
     return row
 
 
-def _dataset_rows(path: Path) -> Iterator[Row]:
+def _dataset_rows(path: Path) -> Iterator[UnreadRow]:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in path.iterdir() if child.is_dir())
         raise DataError(f"{path}: has several splits. Give one of them: {', '.join(splits)}.")
@@ -206,13 +247,26 @@ def _dataset_rows(path: Path) -> Iterator[Row]:
             f"{path} is a `datasets` folder, and `datasets` is not installed. "
             "Run `pip install datasets`, or export the rows as JSONL."
         ) from error
+    with _damage_named(path):
+        dataset = load_from_disk(str(path))
+        n_rows = len(dataset)
+    for index in range(n_rows):
+        yield partial(_dataset_row, dataset, index, path)
+
+
+def _dataset_row(dataset: Any, index: int, path: Path) -> Row:
+    with _damage_named(path):
+        row = dict(dataset[index])
+    return _checked_row(row, f"{path}: row {index}")
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        rows = [dict(row) for row in load_from_disk(str(path))]
+        yield
     except Exception as error:  # a damaged folder may raise anything that Arrow or JSON raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(
             f"{path}: cannot be read as a `datasets` folder ({reason:.300}). Write it again with "
             "Dataset.save_to_disk, or export the rows as JSONL."
         ) from error
-    for index, row in enumerate(rows):
-        yield _checked_row(row, f"{path}: row {index}")
