@@ -24,6 +24,7 @@ _EXPORTS = {
     "sample_table": "tables",
     "summarise_arms": "comparison",
     "write_comparison": "comparison",
+    "write_page": "html",
     "write_report": "markdown",
 }
 

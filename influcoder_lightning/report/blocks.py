@@ -80,12 +80,15 @@ class Chart:
         caption: what it shows, also for those who cannot see it.
         path: image file, relative to the report's folder.
         terms: words of the caption to explain, as for `Text`.
+        narrow: the same drawn for a phone, about 4.4 inches wide; without it, a figure that is
+            wider than the screen scrolls in a box of its own.
     """
 
     figure: matplotlib.figure.Figure
     caption: str
     path: str
     terms: Sequence[str] = ()
+    narrow: matplotlib.figure.Figure | None = None
 
 
 @dataclass(frozen=True)
