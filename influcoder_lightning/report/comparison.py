@@ -8,12 +8,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.influence.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Order of the arms for people; others follow as given.
 _ORDER = ["top_k", "random_k", "bottom_k", "full", "base"]
@@ -56,12 +59,13 @@ def summarise_arms(
         arms[arm] = {
             "eval_loss": values,
             "mean": float(np.mean(values)),
-            "ci95": _interval(values),
+            "ci95": t_interval(values),
         }
     return {"k": int(k), "steps": int(steps), "seeds": int(seeds), "arms": arms}
 
 
-def _interval(values: list[float]) -> list[float] | None:
+def t_interval(values: Sequence[float]) -> list[float] | None:
+    """Two-sided 95 % Student t interval of the mean; None for a single value."""
     from scipy import stats
 
     if len(values) < 2:
@@ -107,7 +111,19 @@ def arm_order(arms: Mapping[str, Any]) -> list[str]:
 
 
 def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a figure of each arm's mean loss with its interval and its single runs."""
+    """Write the figure of `comparison_figure`."""
+    from influcoder_lightning.report.style import save_figure
+
+    save_figure(comparison_figure(comparison), path)
+
+
+def comparison_figure(comparison: Mapping[str, Any], narrow: bool = False) -> Figure:
+    """A figure of each arm's mean loss with its interval and its single runs.
+
+    Args:
+        comparison: as `summarise_arms` returns it.
+        narrow: for a phone: without the title, which stands beside it there.
+    """
     from matplotlib.figure import Figure
 
     from influcoder_lightning.report.style import (
@@ -115,8 +131,8 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
         INK,
         MUTED,
         PALETTE,
+        hover,
         label,
-        save_figure,
         tidy,
     )
 
@@ -124,7 +140,8 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
     names = arm_order(arms)
     colours = {"top_k": ACCENT, "bottom_k": PALETTE[5], "full": PALETTE[2]}
     low, high, cut = _axis_limits(arms)
-    figure = Figure(figsize=(8.2, 1.7 + 0.55 * len(names)), layout="constrained")
+    height = 0.5 * len(names) + (0.8 if narrow else 1.5)
+    figure = Figure(figsize=(4.4 if narrow else 6.8, height), layout="constrained")
     axes = figure.subplots()
     for row, name in enumerate(names):
         arm = arms[name]
@@ -142,20 +159,20 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
                 arrowprops={"arrowstyle": "->", "color": MUTED, "shrinkA": 3, "shrinkB": 0},
             )
             continue
+        said = f"{name}: mean {arm['mean']:.4f}"
         if arm["ci95"]:
-            axes.plot(arm["ci95"], [row, row], color=colour, linewidth=2.4, alpha=0.9, zorder=2)
-            axes.plot(arm["ci95"], [row, row], "|", color=colour, markersize=9, zorder=2)
-        if len(arm["eval_loss"]) > 1:
-            axes.plot(
-                arm["eval_loss"],
-                [row + 0.24] * len(arm["eval_loss"]),
-                "o",
-                color=colour,
-                markersize=3.5,
-                alpha=0.55,
-                markeredgewidth=0,
+            said += ", 95 % interval {:.4f} to {:.4f}".format(*arm["ci95"])
+            (bar,) = axes.plot(
+                arm["ci95"], [row, row], "|-", color=colour, linewidth=2.4, ms=9, zorder=2
             )
-        axes.plot([arm["mean"]], [row], "o", color=colour, markersize=8, zorder=3)
+            hover(bar, said)
+        for seed, loss in enumerate(arm["eval_loss"] if len(arm["eval_loss"]) > 1 else [], start=1):
+            (dot,) = axes.plot(
+                [loss], [row + 0.24], "o", color=colour, ms=3.5, alpha=0.55, markeredgewidth=0
+            )
+            hover(dot, f"{name}, seed {seed}: {loss:.4f}")
+        (mean,) = axes.plot([arm["mean"]], [row], "o", color=colour, markersize=8, zorder=3)
+        hover(mean, said)
         axes.annotate(
             f"{arm['mean']:.3f}",
             xy=(arm["mean"], row),
@@ -171,6 +188,9 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(names) - 0.45, -0.6)
     axes.set_xlim(low, high)
+    if narrow:
+        axes.set_xlabel("held-out loss (left is better)", color=INK, fontsize=9)
+        return figure
     axes.set_xlabel(
         "held-out loss, nats per response token (left is better)", color=INK, fontsize=9
     )
@@ -185,7 +205,7 @@ def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str])
     seeds = comparison["seeds"]
     note = "bars: 95 % t interval of the mean; small dots: single seeds; seeds: "
     axes.text(0, 1.03, f"{note}{seeds}", transform=axes.transAxes, fontsize=9, color=MUTED)
-    save_figure(figure, path)
+    return figure
 
 
 def _axis_limits(arms: Mapping[str, Any]) -> tuple[float, float, bool]:

@@ -23,6 +23,7 @@ from influcoder_lightning.report.style import (
     MUTED,
     OTHER,
     PALETTE,
+    hover,
     label,
     save_figure,
     tidy,
@@ -43,11 +44,27 @@ def plot_ranking(
     title: str | None = None,
     highlight: Highlight | None = None,
 ) -> None:
-    """Write a figure of score against rank; with `groups` also the share of each along the ranking.
+    """Write the figure of `ranking_figure`, which says what the other arguments are.
+
+    Args:
+        path: the image, format by suffix.
+
+    Raises:
+        RankingError: as `ranking_figure`.
+    """
+    save_figure(ranking_figure(ranking, groups, title, highlight), path)
+
+
+def ranking_figure(
+    ranking: Ranking,
+    groups: Groups | None = None,
+    title: str | None = None,
+    highlight: Highlight | None = None,
+) -> Figure:
+    """A figure of score against rank; with `groups` also the share of each along the ranking.
 
     Args:
         ranking: what to show; samples without a finite score are counted in the caption.
-        path: the image, format by suffix.
         groups: id -> group or one group per sample, for instance the task.
         title: above the figure.
         highlight: ids to mark, or name -> ids (planted samples, a selection).
@@ -79,7 +96,7 @@ def plot_ranking(
         fontsize=9,
         color=MUTED,
     )
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_curve(
@@ -127,7 +144,7 @@ def _mark(
             spots + 1,
             ranking.scores[order[spots]],
             _MARKERS[turn % len(_MARKERS)],
-            color=["#d55e00", "#009e73", "#cc79a7", "#e69f00", INK][turn % 5],
+            color=[PALETTE[5], PALETTE[2], PALETTE[3], PALETTE[1], INK][turn % 5],
             markersize=6 if few else 4,
             markeredgecolor="white",
             # White rims of crowded markers would cover their neighbours.
@@ -164,7 +181,7 @@ def _draw_shares(axes: Axes, labels: list[Any]) -> None:
         other = code == len(shown)
         name = f"{rest} others" if other else label(shown[code])
         number = sum(counts[n] for n in names[len(shown) :]) if other else counts[shown[code]]
-        axes.bar(
+        bars = axes.bar(
             centres,
             table[:, code],
             bottom=bottom,
@@ -174,6 +191,8 @@ def _draw_shares(axes: Axes, labels: list[Any]) -> None:
             linewidth=0.6,
             label=f"{name} ({number:,})",
         )
+        for bar, share in zip(bars, table[:, code], strict=True):
+            hover(bar, f"{name}: {share:.0%}")
         bottom += table[:, code]
     ticks = [
         f"{part[0] + 1:,}" if len(part) == 1 else f"{part[0] + 1:,}-{part[-1] + 1:,}"
