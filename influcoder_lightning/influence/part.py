@@ -1,0 +1,77 @@
+"""Some samples of a store, in memory: where a study of a few thousand is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.request import StoreReader, TextEncoder, TextRow
+
+_READ = 8192
+
+
+class PartOfStore:
+    """The rows of some samples; ranks like the store itself, of which it is read in one pass.
+
+    What methods take from all rows of a store (the curvature of `fisher`) comes from these rows
+    alone, so that scores differ a little from those of the whole store.
+
+    Args:
+        store: to read from.
+        keep: which of its rows, bool [R]; at least one.
+        columns: that will be asked for, `code` among them for rankings by codes; the others are
+            left on the disk.
+
+    Raises:
+        RankingError: no row to keep.
+    """
+
+    def __init__(self, store: StoreReader, keep: NDArray[np.bool_], columns: Sequence[str]) -> None:
+        if not keep.any():
+            raise RankingError("no row of the store is of the samples that were chosen")
+        self._store = store
+        self.sample_ids: NDArray[Any] = store.sample_ids[keep]
+        self.query_ids: NDArray[Any] = store.query_ids
+        known = set(store.column_names())
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns if name in known}
+        for rows, block in store.blocks(list(parts), _READ):
+            for name, values in block.items():
+                parts[name].append(values[keep[rows]])  # a copy: the block is overwritten
+        self._columns = {name: np.concatenate(values) for name, values in parts.items()}
+
+    def column_names(self) -> list[str]:
+        """Columns that were read."""
+        return list(self._columns)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column of all rows [n]."""
+        return self._columns[name]
+
+    def blocks(
+        self, names: Sequence[str], block_rows: int
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """As of the store."""
+        for start in range(0, len(self.sample_ids), block_rows):
+            rows = slice(start, min(start + block_rows, len(self.sample_ids)))
+            yield rows, {name: self._columns[name][rows] for name in names}
+
+    def query_codes(self, window: int | None = None, end: bool = False) -> NDArray[np.float16]:
+        """As of the store."""
+        return self._store.query_codes(window, end=end)
+
+    def query_records(self, window: int | None = None, end: bool = False) -> pd.DataFrame:
+        """As of the store."""
+        return self._store.query_records(window, end=end)
+
+    def query_texts(self) -> Sequence[TextRow] | None:
+        """As of the store."""
+        return self._store.query_texts()
+
+    def text_tower(self) -> TextEncoder:
+        """As of the store."""
+        return self._store.text_tower()
