@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from influcoder_lightning.errors import RankingError
@@ -34,6 +35,8 @@ _BUILT_IN = {
     "icp": "icp",
 }
 _METHODS: dict[str, Method] = {}
+PLUGINS = "influcoder_lightning.methods"
+"""Group of entry points: a method that an installed package brings along, under its name."""
 
 
 def register(name: str) -> Callable[[_M], _M]:
@@ -71,18 +74,23 @@ def register(name: str) -> Callable[[_M], _M]:
 
 
 def available_methods() -> list[str]:
-    """Names of all ranking methods, sorted."""
-    return sorted({*_BUILT_IN, *_METHODS})
+    """Names of all ranking methods, sorted: built in, registered, or of an installed package."""
+    return sorted({*_BUILT_IN, *_METHODS, *entry_points(group=PLUGINS).names})
 
 
 def get_method(name: str) -> Method:
     """The function behind a name.
 
     Raises:
-        RankingError: unknown name; lists the known ones.
+        RankingError: unknown name; lists the known ones. Or the package that brings the method
+            cannot be imported.
     """
-    if name in _BUILT_IN and name not in _METHODS:
-        importlib.import_module(f"{__package__}.{_BUILT_IN[name]}")
+    if name not in _METHODS:
+        if name in _BUILT_IN:
+            importlib.import_module(f"{__package__}.{_BUILT_IN[name]}")
+        else:
+            for plugin in entry_points(group=PLUGINS, name=name):
+                _load(plugin)
     if name not in _METHODS:
         known = available_methods()
         close = difflib.get_close_matches(str(name), known, n=1)
@@ -91,6 +99,24 @@ def get_method(name: str) -> Method:
             f"unknown ranking method {name!r}{hint} Known methods: {', '.join(known)}"
         )
     return _METHODS[name]
+
+
+def _load(plugin: EntryPoint) -> None:
+    """Register the method of an installed package, unless its module does so when imported."""
+    package = plugin.dist.name if plugin.dist is not None else plugin.module
+    try:
+        function = plugin.load()
+    except Exception as error:  # whatever the package runs into
+        raise RankingError(
+            f"the ranking method {plugin.name!r} of the installed package {package} cannot be "
+            f"imported from {plugin.value}: {type(error).__name__}: {error}. Repair or uninstall it"
+        ) from error
+    if not callable(function):
+        raise RankingError(
+            f"the ranking method {plugin.name!r} of the installed package {package} is "
+            f"{plugin.value}, which is no function"
+        )
+    register(plugin.name)(function)
 
 
 def rank(
