@@ -43,9 +43,10 @@ def folder(tmp_path, first, monkeypatch):
     shutil.copytree(first, tmp_path / FIRST)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     before = set(sys.modules)
     yield tmp_path
+    for name in set(registry._METHODS) - set(registry._BUILT_IN):
+        del registry._METHODS[name]
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
