@@ -87,9 +87,10 @@ def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
 
 def complete_ids(explicit: Sequence[int | str | None]) -> list[int] | list[str]:
     """`row_ids` of rows that give these ids [N]; None: the row has none."""
-    taken = {str(value) for value in explicit if value is not None}
-    for index, value in enumerate(explicit):
-        if value is None and str(index) in taken:
+    without = [index for index, value in enumerate(explicit) if value is None]
+    taken = {str(value) for value in explicit if value is not None} if without else set()
+    for index in without:
+        if str(index) in taken:
             raise DataError(
                 f"row {index} has no id, and its index is the id of another row. Give every row "
                 "an id, or none."

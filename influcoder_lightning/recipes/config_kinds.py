@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.keys import defaults
 
 _TEXT, _FLAG = "text", "true or false"
 _WHOLE, _NUMBER, _LIST = "a whole number", "a number", "a list, like [1,2]"
@@ -67,6 +66,9 @@ _LEAST = {
     "train.lr": 0,
     "train.weight_decay": 0,
     "train.epochs": 0,
+    "score.processes": 1,
+    "score.batch_size": 1,
+    "score.part_rows": 1,
     "icp.n_queries": 1,
     "icp.max_length": 1,
     "icp.batch_tokens": 1,
@@ -95,17 +97,6 @@ _MOST = {
 }
 _MOST_WHOLE = 2**31 - 1
 _MAY_BE_NULL = ("rank.method",)  # recipe=score chooses it
-
-
-@cache
-def defaults() -> DictConfig:
-    """conf/config.yaml without the sections that are Hydra's own."""
-    text = files("influcoder_lightning.conf").joinpath("config.yaml").read_text(encoding="utf-8")
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    for name in ("defaults", "hydra"):
-        config.pop(name)
-    return config
 
 
 def check_kinds(cfg: DictConfig, where: str = "") -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.models import device, load_model
-from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes import page, score_text
 from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.run_folder import (
@@ -26,6 +26,7 @@ from influcoder_lightning.recipes.run_folder import (
     source_folder,
 )
 from influcoder_lightning.report import plot_ranking
+from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,10 @@ _TOWARDS_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin",
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``ranking.csv`` and ``ranking.png``.
+    """Write ``ranking.csv``, ``ranking.png`` and a page.
 
-    With new queries also a store that has them; from text, ``confidence.csv`` of the scores.
+    With new queries also a store that has them; from text, ``scores/`` and ``confidence.csv``, and
+    with ``select.k`` also ``selected.jsonl``.
     """
     source = source_folder(cfg, "score")
     where = locate(source, "influence")
@@ -45,32 +47,56 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if cfg.queries is not None:  # what the ranking is towards; a later step checks it against eval
         cfg.data.query = cfg.queries
     materials = Materials(cfg, "score")
-    pool = materials.pool
-    known = valued.get("facts", {}).get("pool") == pool.fingerprint()
-    if cfg.queries is None and known and cfg.rank.method is None:
+    method, pool = cfg.rank.method, None
+    if method in (None, "encoder"):
+        pool = score_text.survey(cfg)
+    known = _is_valued(materials, pool, valued)
+    if cfg.queries is None and known and method is None:
         raise ConfigError(
             "recipe=score needs something new: queries=<file> for other queries, "
             "data.pool=<file> for samples that were not trained on, or rank.method=<name>."
         )
-    cfg.rank.method = cfg.rank.method or (_earlier(valued) if known else "encoder")
+    cfg.rank.method = method or (_earlier(valued) if known else "encoder")
     if not known and cfg.rank.method not in _TEXT_METHODS:
         raise ConfigError(
             f"rank.method={cfg.rank.method} needs the gradients of the samples, and {cfg.data.pool}"
             f" is not the pool that was valued ({valued.data.pool}). Use rank.method=encoder, "
             "which works from text."
         )
+    scores = None
+    if cfg.rank.method == "encoder":
+        assert pool is not None
+        scores = score_text.TextScores(cfg, folder, pool)
     ids = None
     if cfg.queries is None:
         store = InfluenceStore(where)
     else:
         store, ids = _with_queries(materials, where, folder / "influence")
+    if scores is not None:
+        scores.write(store, ids)
+    else:
+        _write(materials, folder, store, ids, known)
+
+
+def _is_valued(materials: Materials, pool: Survey | None, valued: DictConfig) -> bool:
+    """Whether the pool is the one of the run: then there are gradients of its samples."""
+    fingerprint = valued.get("facts", {}).get("pool")
+    if pool is not None and pool.fingerprint == fingerprint:
+        return True
+    if pool is not None and materials.cfg.data.pool != valued.data.pool:
+        return False
+    # A run leaves out rows without a response token, and the survey knows of no tokens.
+    return bool(materials.pool.fingerprint() == fingerprint)
+
+
+def _write(
+    materials: Materials, folder: Path, store: InfluenceStore, ids: list[Any] | None, known: bool
+) -> None:
+    cfg, pool = materials.cfg, materials.pool
     ranking: Ranking = store.rank(cfg.rank.method, queries=ids, data=pool.identified())
     if known:
-        fit_to_pool(ranking, pool, str(where))
+        fit_to_pool(ranking, pool, str(store.folder))
     ranking.save(folder / RANKING)
-    if ranking.confidence is not None:
-        sure = ranking.to_frame()[["sample_id", "confidence"]]
-        sure.to_csv(folder / "confidence.csv", index=False)
     plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
     save_config(cfg, folder, pool=pool.fingerprint())
     log.info("ranked %d samples by %s: %s", len(ranking), cfg.rank.method, folder / RANKING)

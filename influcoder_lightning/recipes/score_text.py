@@ -1,0 +1,125 @@
+"""The part of `score` that needs no gradient: samples of any number, from their text alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from influcoder_lightning import InfluenceStore
+from influcoder_lightning import select as choose_ids
+from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning.data.overlap import PoolOverlap
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.encoder import tower_and_queries
+from influcoder_lightning.influence.request import Request
+from influcoder_lightning.recipes import score_page
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, plain, require, save_config
+from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.report import plot_ranking
+from influcoder_lightning.scoring.parts import ScoreParts
+from influcoder_lightning.scoring.result import Sample, ScoredPool
+from influcoder_lightning.scoring.run import Scoring
+from influcoder_lightning.scoring.survey import Survey
+
+log = logging.getLogger(__name__)
+_STRATEGIES = ("top_k", "bottom_k", "random", "threshold")
+
+
+def survey(cfg: DictConfig) -> Survey:
+    """Read and check all rows of ``data.pool`` once, keeping none.
+
+    Raises:
+        DataError: a broken row, or a query that is evaluated on.
+    """
+    path = require(cfg, "data.pool", "score")
+    query, evaluation = (
+        [] if cfg.data[name] is None else load_rows(cfg.data[name]) for name in ("query", "eval")
+    )
+    overlap = PoolOverlap(query, evaluation)
+    with stage("reading the pool") as done:
+        found = Survey.of(path, overlap, done)
+        done.result = f"{found.n_rows:,} rows"
+    return found
+
+
+class TextScores:
+    """Scores of a surveyed pool, in a run folder.
+
+    Args:
+        cfg: the configuration.
+        folder: of the run.
+        pool: what the survey found.
+
+    Raises:
+        ConfigError: the folder holds scores already, or a selection that text cannot make.
+        DataError: rows of the pool that are evaluated on.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: Path, pool: Survey) -> None:
+        self.cfg, self.folder, self.pool = cfg, folder, pool
+        self.parts = ScoreParts(folder / "scores", pool.n_rows, cfg.score.part_rows)
+        self.parts.refuse_existing(cfg.resume)
+        pool.overlap.verdict()
+        self._selects = cfg.select.k is not None or cfg.select.threshold is not None
+        if self._selects and cfg.select.strategy not in _STRATEGIES:
+            raise ConfigError(
+                f"select.strategy={cfg.select.strategy} needs more than scores. Score without "
+                f"select.k, then choose with recipe=select from={folder}; here: "
+                f"{', '.join(_STRATEGIES)}."
+            )
+        if self._selects and (cfg.select.k or 0) > pool.n_rows:
+            raise ConfigError(
+                f"select.k={cfg.select.k} is more than the {pool.n_rows:,} rows of {cfg.data.pool}."
+            )
+
+    def write(self, store: InfluenceStore, query_ids: list[Any] | None) -> None:
+        """Score what is not scored yet; then ranking, selection and page.
+
+        Args:
+            store: of the finished run, with the queries.
+            query_ids: towards which; None: all of the store.
+
+        Raises:
+            RankingError: the run has no text tower, or no queries.
+            ConfigError: the folder holds scores that depend on something else.
+        """
+        cfg, pool, parts = self.cfg, self.pool, self.parts
+        request = Request("encoder", store=store, queries=query_ids)
+        _, ids, queries = tower_and_queries(request)
+        scoring = Scoring(
+            cfg.data.pool, store.folder / "encoder", queries, parts, cfg.score.batch_size
+        )
+        parts.begin(scoring.settings(pool.fingerprint), cfg.resume)
+        before = parts.n_sealed_rows()
+        if before:
+            log.info("%d of %d rows were scored before", before, pool.n_rows)
+        with stage("scoring", pool.n_rows, "rows") as done:
+            scoring.run(cfg.score.processes, done)
+            done.result = f"{pool.n_rows - before:,} rows"
+        cost = score_page.Cost(pool.n_rows - before, done.seconds, cfg.score.processes)
+        with stage("ranking"):
+            scored = ScoredPool(cfg.data.pool, parts.read(), len(ids))
+            ranking = scored.ranking
+            ranking.save(self.folder / RANKING)
+            sure = ranking.to_frame()[["sample_id", "confidence"]]
+            sure.to_csv(self.folder / "confidence.csv", index=False)
+            tasks = None if pool.tasks is None else scored.of_samples(pool.tasks)
+            plot_ranking(ranking, self.folder / "ranking.png", tasks)
+        chosen = self._select(scored)
+        save_config(cfg, self.folder, pool=pool.fingerprint)
+        score_page.write(cfg, self.folder, scored, tasks, chosen, cost)
+        log.info("ranked %d samples by encoder: %s", len(ranking), self.folder / RANKING)
+
+    def _select(self, scored: ScoredPool) -> list[Sample]:
+        if not self._selects:
+            return []
+        ids = choose_ids(scored.ranking, seed=self.cfg.seed, **plain(self.cfg.select))
+        with stage("reading the chosen rows"):
+            chosen = scored.pick(ids)
+        rows = [{**sample.row, "influence_score": sample.score} for sample in chosen]
+        write_jsonl(rows, self.folder / SELECTED)
+        log.info("selected %d samples: %s", len(ids), self.folder / SELECTED)
+        return chosen

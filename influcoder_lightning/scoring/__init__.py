@@ -1,0 +1,1 @@
+"""New rows scored by a text tower: streamed in and out, by several processes, resumable."""
