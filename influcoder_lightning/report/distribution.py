@@ -28,7 +28,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = 60
 # Scores beyond the axis are counted at its ends: a few outliers would squeeze all others into a
 # single bar.
-_FAR = 3.0
+_FAR = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def plot_distribution(
 
 
 def _edges(scores: NDArray[np.float64], found: Distribution) -> NDArray[np.float64]:
-    """Ends of the bars [bins + 1], no further out than a few times the width of most scores."""
+    """Ends of the bars [bins + 1], no further beyond most scores than these are wide."""
     low, *_, high = found.quantiles
     reach = _FAR * (high - low)
     start, stop = max(scores.min(), low - reach), min(scores.max(), high + reach)

@@ -84,7 +84,7 @@ def log_ranking(
         size = min(shown, ranking.n_scored)
         ids = list(row_ids)
         for name, chosen in (("best", ranking.top_k(size)), ("worst", ranking.bottom_k(size))):
-            tables[name] = (
+            tables[f"{name}_samples"] = (
                 sample_table(ranking, rows, ids, chosen, limit=_TEXT)
                 if len(rows) or ids
                 else _plain_table(ranking, chosen)
@@ -122,11 +122,12 @@ def _send(
 ) -> None:
     for logger in loggers:
         name = f"{_PREFIX}/{what}"
+        experiment = getattr(logger, "experiment", None)
         logger.log_metrics({f"{name}/{key}": value for key, value in metrics.items()}, step)
         if _has(logger, "log_table", "log_image"):
             _send_tables(logger, name, tables, images, step)
-        elif _has(logger.experiment, "add_text", "add_image"):
-            _write_events(logger.experiment, name, tables, images, step)
+        elif experiment is not None and _has(experiment, "add_text", "add_image"):
+            _write_events(experiment, name, tables, images, step)
         else:
             log.info(
                 "%s takes figures only: it has the %s's metrics, but not its tables and charts. "
