@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.agreement import agreement, pair
+from influcoder_lightning.influence.agreement import Pair, agreement, pair
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.score_files import load_scores
+from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.run_folder import plain, require, save_config
-from influcoder_lightning.report import Code, Figure, Files, Section, Table, Text, write_report
-from influcoder_lightning.report.agreement import plot_agreement
+from influcoder_lightning.report import Chart, Number, Numbers, Section, Table, Text
+from influcoder_lightning.report.agreement import agreement_figure
+from influcoder_lightning.report.blocks import Block
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``agreement.json``, ``agreement.png`` and ``report.md``."""
+    """Write ``agreement.json`` and a report."""
     files = [_files(require(cfg, key, "agreement")) for key in ("a", "b")]
     ks, only_common = _options(cfg)
     a, b = (load_scores(paths) for paths in files)
@@ -32,9 +32,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     with atomic_path(folder / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=1) + "\n")
     names = [_name(paths) for paths in files]
-    plot_agreement(scores, folder / "agreement.png", *names)
     save_config(cfg, folder)
-    write_report(folder / "report.md", _sections(result, names, folder))
+    page.write(folder, _sections(result, scores, names))
     log.info(
         "%d samples: Spearman %s, Kendall %s; top %s in common: %s",
         result["n"],
@@ -67,15 +66,18 @@ def _name(files: list[str]) -> str:
     return first if len(files) < 2 else f"{first} and {len(files) - 1} more"
 
 
-def _sections(result: dict[str, Any], names: list[str], folder: Path) -> list[Section]:
+def _sections(result: dict[str, Any], scores: Pair, names: list[str]) -> list[Section]:
     distinct = result["distinct_scores"]
-    opening = [
+    opening: list[Block] = [
+        Numbers(
+            [
+                Number("Spearman", _short(result["spearman"])),
+                Number("Kendall", _short(result["kendall"])),
+                Number("samples", f"{result['n']:,}", "with a score in both"),
+            ]
+        ),
         Text(f"a: {names[0]} ({distinct['a']:,} distinct scores)"),
         Text(f"b: {names[1]} ({distinct['b']:,} distinct scores)"),
-        Text(
-            f"{result['n']:,} samples with a score in both. Spearman "
-            f"{_short(result['spearman'])}, Kendall {_short(result['kendall'])}."
-        ),
     ]
     for reason, count in result["left_out"].items():
         if count:
@@ -89,7 +91,11 @@ def _sections(result: dict[str, Any], names: list[str], folder: Path) -> list[Se
         Section(
             "What both would select",
             [
-                Figure("agreement.png", "Ranks against ranks; overlap of the top k for every k."),
+                Chart(
+                    agreement_figure(scores, *names),
+                    "Ranks against ranks; overlap of the top k for every k.",
+                    "agreement.png",
+                ),
                 Table(["k", "top k in common", "bottom k in common", "by chance"], overlaps),
             ],
         ),
@@ -106,12 +112,6 @@ def _sections(result: dict[str, Any], names: list[str], folder: Path) -> list[Se
         ]
         table = Table([f"score in {by}", "n", "overlap", "by chance"], rows)
         sections.append(Section("Score bins", [Text(note), table]))
-    files = [
-        ("agreement.json", "the figures of this page"),
-        ("config.yaml", "every setting, library versions and the command of this run"),
-    ]
-    command = Code(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-    sections.append(Section("Files", [Files(files), Text("Command:"), command]))
     return sections
 
 

@@ -20,24 +20,26 @@ from influcoder_lightning.recipes.retrain import retrain, retrain_steps
 from influcoder_lightning.recipes.run_folder import require, save_config, source_folder
 from influcoder_lightning.recipes.select import ranking_of
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.report import summarise_arms, write_comparison, write_report
+from influcoder_lightning.report import summarise_arms, write_comparison
 
 log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """Write ``comparison.*`` and ``report.md``; returns the mean held-out loss of top_k."""
+    """Write ``comparison.*`` and a report; returns the mean held-out loss of top_k."""
     materials = Materials(cfg, "compare")
     ranking = ranking_of(materials, source_folder(cfg, "compare"), folder)
     comparison = compare(materials, ranking, folder)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    write_report(
-        folder / "report.md",
+    page.write(
+        folder,
         [
-            page.opening("Retraining on what the ranking chose", materials, folder),
+            page.opening(
+                "Retraining on what the ranking chose", materials, page.compared(comparison)
+            ),
             page.comparison_section(comparison),
-            page.files_section(folder),
+            page.ranking_section(ranking, materials.pool, ranking.top_k(int(cfg.select.k))),
         ],
     )
     return float(comparison["arms"]["top_k"]["mean"])
@@ -148,14 +150,7 @@ def run_arms(
             if keep is not None and len(measured) == 1:
                 model.save_pretrained(str(keep))
             base = model.unload()
-            log.info(
-                "  %2d of %d: %-8s seed %d, %d samples: held-out loss %.4f",
-                number + 1,
-                len(runs),
-                arm,
-                seed,
-                len(set(ids)),
-                measured[-1],
-            )
+            if len(measured) == len(seeds):
+                log.info("  %-8s held-out loss %.4f", arm, sum(measured) / len(measured))
         done.result = f"{len(runs)} runs of {steps:,} steps"
     return losses

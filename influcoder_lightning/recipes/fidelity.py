@@ -16,15 +16,16 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.fidelity.splits import PARTS
 from influcoder_lightning.fidelity.table import merge_parts
 from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.fidelity_part import run_part
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.run_folder import plain, require, save_config
-from influcoder_lightning.report import Figure, Section, Text, write_report
+from influcoder_lightning.report import Chart, Section, Text
 from influcoder_lightning.report.fidelity import (
+    cascade_figure,
+    curve_figure,
     fidelity_table,
-    plot_cascade,
-    plot_curve,
-    plot_quality_against_cost,
+    quality_figure,
 )
 from influcoder_lightning.valuation import library_versions
 
@@ -35,7 +36,7 @@ _COLUMNS = ("name", "kind", "adapter", "per_query", "aggregated", "ms_per_sample
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """Write ``fidelity.json``, ``.csv``, figures and ``report.md``.
+    """Write ``fidelity.json``, ``.csv`` and a report.
 
     Each seed and state is kept in ``parts/`` when it is done; the same command in the same folder
     goes on with the others. Returns the text tower's mean per-query disagreement, ``1 - rho``.
@@ -65,11 +66,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     with atomic_path(folder / "fidelity.json") as unfinished:
         unfinished.write_text(json.dumps(result | {"versions": library_versions()}, indent=1))
     _write_csv(merged["rows"], folder / "fidelity.csv")
-    plot_quality_against_cost(merged["rows"], folder / "fidelity.png")
-    plot_curve(merged["curve"], folder / "curve.png")
-    plot_cascade(merged["cascade"], folder / "cascade.png")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    write_report(folder / "report.md", _sections(merged, cfg, folder))
+    page.write(folder, _sections(merged, materials))
     state = cfg.fidelity.states[-1]
     rho = next(
         row["per_query"]
@@ -134,7 +132,8 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
             writer.writerow([*values, spread["per_query"], spread["aggregated"]])
 
 
-def _sections(merged: dict[str, Any], cfg: DictConfig, folder: Path) -> list[Section]:
+def _sections(merged: dict[str, Any], materials: Materials) -> list[Section]:
+    cfg = materials.cfg
     sizes = cfg.fidelity
     intro = (
         f"Spearman's rho with exact gradient cosines on {sizes.n_query.eval} held-out queries and "
@@ -143,21 +142,44 @@ def _sections(merged: dict[str, Any], cfg: DictConfig, folder: Path) -> list[Sec
         f"{sizes.n_pool.fit} samples and {sizes.n_query.fit} queries that are none of them. Costs "
         "are for a new sample, until it can be compared with a query."
     )
-    sections = [Section("Fidelity to exact gradients", [Text(intro)])]
+    head = page.opening("Fidelity to exact gradients", materials, [Text(intro)], ranked=False)
+    sections = [head]
     for state in cfg.fidelity.states:
         table = fidelity_table(merged["rows"], state)
         sections.append(Section(f"The table, {state} adapter", [table]))
-    figures = (
-        (
+    sections += [
+        Section(
             "Quality against cost",
-            "fidelity.png",
-            "Only methods that nothing cheaper beats are named.",
+            [
+                Chart(
+                    quality_figure(merged["rows"]),
+                    "Agreement with exact gradients against what a sample costs. Only methods "
+                    "that nothing cheaper beats are named.",
+                    "fidelity.png",
+                )
+            ],
         ),
-        ("How much there is to learn from", "curve.png", "Bars: one standard deviation."),
-        ("A cascade", "cascade.png", "Exact gradients for m samples, the text tower for the rest."),
-    )
-    for title, file, caption in figures:
-        sections.append(Section(title, [Figure(folder / file, caption)]))
+        Section(
+            "How much there is to learn from",
+            [
+                Chart(
+                    curve_figure(merged["curve"]),
+                    "Agreement against samples learned from. Bars: one standard deviation.",
+                    "curve.png",
+                )
+            ],
+        ),
+        Section(
+            "A cascade",
+            [
+                Chart(
+                    cascade_figure(merged["cascade"]),
+                    "Exact gradients for m samples, the text tower for the rest.",
+                    "cascade.png",
+                )
+            ],
+        ),
+    ]
     lines = [
         f"{line['half']} confident half, {line['adapter']} adapter: per query "
         f"{line['per_query']:.3f}, aggregated {line['aggregated']:.3f} (stated confidence "

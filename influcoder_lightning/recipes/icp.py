@@ -20,6 +20,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.icp import check_score, icp_ranking
 from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.models import device, load_adapter, load_base_model
 from influcoder_lightning.probing.choose_queries import choose_queries
 from influcoder_lightning.probing.prober import InContextProber
@@ -27,14 +28,14 @@ from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.report import Section, Text, plot_ranking, write_report
+from influcoder_lightning.report import Section, Text
 
 log = logging.getLogger(__name__)
 BLOCK = 16  # demonstrations per file; what an interruption can cost
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``ranking.csv``, ``icp.npz``, ``icp.json``, ``ranking.png`` and ``report.md``.
+    """Write ``ranking.csv``, ``icp.npz``, ``icp.json``, ``report.html`` and ``report.md``.
 
     The same command in the same folder goes on where it stopped.
     """
@@ -73,7 +74,6 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )
     ranking = icp_ranking(ids, query_ids, zero_shot, one_shot, cfg.icp.score)
     ranking.save(folder / RANKING)
-    plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
     summary: dict[str, Any] = {
         "n_samples": len(pool),
         "n_queries": len(queries),
@@ -87,7 +87,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     with atomic_path(folder / "icp.json") as part:
         part.write_text(json.dumps(summary, indent=1) + "\n")
     save_config(cfg, folder, pool=pool.fingerprint())
-    write_report(folder / "report.md", _sections(materials, ranking, summary, folder))
+    page.write(folder, _sections(materials, ranking, summary))
     log.info("ranked %d samples by icp: %s", len(ranking), folder / RANKING)
 
 
@@ -170,9 +170,7 @@ def _settings(cfg: DictConfig, pool: Any, queries: Sequence[Row]) -> dict[str, A
     }
 
 
-def _sections(
-    materials: Materials, ranking: Any, summary: dict[str, Any], folder: Path
-) -> list[Section]:
+def _sections(materials: Materials, ranking: Ranking, summary: dict[str, Any]) -> list[Section]:
     cuts = summary["cuts"]
     text = (
         f"{summary['n_samples']:,} samples, each in front of {summary['n_queries']:,} queries. A "
@@ -182,7 +180,11 @@ def _sections(
         f"{cuts['demonstration_responses']} responses of demonstrations."
     )
     return [
-        Section("In-context probing", [Text(text)]),
+        page.opening(
+            "In-context probing",
+            materials,
+            [*page.ranked(ranking, materials), Text(text, terms=["nats"])],
+            ranked=False,
+        ),
         page.ranking_section(ranking, materials.pool),
-        page.files_section(folder),
     ]

@@ -30,13 +30,13 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array
 from influcoder_lightning.influence.registry import available_methods
 from influcoder_lightning.models import load_base_model
-from influcoder_lightning.recipes import lds_removal, valuate
+from influcoder_lightning.recipes import lds_removal, page, valuate
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.run_folder import locate, plain, require, save_config
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
-from influcoder_lightning.report import Section, Text, write_report
-from influcoder_lightning.report.lds import lds_sections, plot_lds, plot_removal
+from influcoder_lightning.report import Text
+from influcoder_lightning.report.lds import lds_headline, lds_sections
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _WITH_MODEL = ("rds", "icp")
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """Write ``lds.json``, ``lds.csv``, figures and ``report.md``; returns ``1 - LDS`` of the first.
+    """Write ``lds.json``, ``lds.csv`` and a report; returns ``1 - LDS`` of the first.
 
     Every trained LoRA is kept in ``models/`` with its losses; the same command in the same folder
     goes on with the others.
@@ -213,9 +213,6 @@ def _write(result: dict[str, Any], cfg: DictConfig, folder: Path, materials: Mat
         writer.writerow(["method", "lds", "low", "high", "aggregated"])
         for row in result["rows"]:
             writer.writerow([row["name"], row["lds"], *row["ci95"], row["aggregated"]])
-    plot_lds(result, folder / "lds.png")
-    if "removal" in result:
-        plot_removal(result["removal"], folder / "removal.png")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     intro = (
         f"{result['n_subsets']} random subsets of {cfg.lds.share:.0%} of {result['n_samples']} "
@@ -224,7 +221,10 @@ def _write(result: dict[str, Any], cfg: DictConfig, folder: Path, materials: Mat
         "between the sum of the members' scores and what training on them did to a query's loss, "
         "mean over queries; in brackets 95 % intervals of a bootstrap over queries and subsets."
     )
-    write_report(
-        folder / "report.md",
-        [Section("Do the scores predict retraining?", [Text(intro)]), *lds_sections(result)],
+    head = page.opening(
+        "Do the scores predict retraining?",
+        materials,
+        [*lds_headline(result), Text(intro, terms=["LDS"])],
+        ranked=False,
     )
+    page.write(folder, [head, *lds_sections(result)])

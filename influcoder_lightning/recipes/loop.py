@@ -28,8 +28,8 @@ from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.retrain import retrain_steps
 from influcoder_lightning.recipes.run_folder import SELECTED, plain, require, save_config
-from influcoder_lightning.report import summarise_arms, write_report
-from influcoder_lightning.report.loop import loop_sections, verdict, write_loop
+from influcoder_lightning.report import headline_of, summarise_arms
+from influcoder_lightning.report.loop import loop_chart, loop_sections, verdict, write_loop
 
 log = logging.getLogger(__name__)
 # What decides when to stop, and what is compared, may change without doing a round again.
@@ -37,7 +37,7 @@ _RULE = ("rounds", "min_gain", "patience")
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """Write ``round_<r>/``, ``selected.jsonl``, ``adapter/``, ``loop.*`` and ``report.md``.
+    """Write ``round_<r>/``, ``selected.jsonl``, ``adapter/``, ``loop.*`` and a report.
 
     Each round and each arm is kept when it is done; the same command in the same folder goes on
     with the others. Returns the mean held-out loss of the loop's choice.
@@ -65,8 +65,9 @@ def run(cfg: DictConfig, folder: Path) -> float:
         log.info(line)
     write_loop(folder, result)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    opening = page.opening("A loop of valuing, choosing and retraining", materials, folder)
-    write_report(folder / "report.md", [opening, *loop_sections(result, plain(cfg.loop))])
+    blocks = [*headline_of(result, "loop"), loop_chart(result)]
+    opening = page.opening("A loop of valuing, choosing and retraining", materials, blocks)
+    page.write(folder, [opening, *loop_sections(result, plain(cfg.loop))])
     return float(result["arms"]["loop"]["mean"])
 
 

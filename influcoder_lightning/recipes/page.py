@@ -1,88 +1,185 @@
-"""The sections of `report.md`."""
+"""What the reports of all recipes have in common."""
 
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from influcoder_lightning import Ranking
 from influcoder_lightning.recipes.materials import Materials, Split
+from influcoder_lightning.recipes.run_folder import CONFIG
+from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import (
+    Chart,
     Code,
-    Figure,
     Files,
+    Folded,
+    Number,
+    Numbers,
     Section,
+    Table,
     Text,
     arms_table,
-    sample_table,
+    comparison_figure,
+    headline_of,
+    ranking_figure,
+    samples_of,
+    write_page,
 )
+from influcoder_lightning.report.ambiguous import spread_over_queries
+from influcoder_lightning.report.blocks import Block
 
 _CONTENT = {
     "config.yaml": "every setting, library versions and the command of this run",
     "ranking.csv": "score and rank of every sample (rank 1 is the most helpful)",
+    "confidence.csv": "how sure the text tower is of each score",
     "selected.jsonl": "the chosen rows with their influence score",
     "comparison.json": "held-out losses of all arms and seeds",
     "comparison.csv": "the same as a table",
+    "metrics.json": "held-out loss before and after the training",
     "influence": "the influence store: codes of all samples and queries, and the towers",
     "adapter": "the LoRA trained on the chosen rows (first seed)",
     "data": "the built-in rows of this run",
     "model": "the tiny model that was fine-tuned, and its tokenizer",
     "planted.json": "how the planted rows were ranked",
+    "agreement.json": "the figures of this page",
+    "icp.json": "the figures of this page",
+    "icp.npz": "log-likelihoods of every query after every sample",
+    "lds.json": "the figures of this page",
+    "lds.csv": "the same as a table",
+    "models": "every trained LoRA with its losses",
+    "fidelity.json": "the figures of this page",
+    "fidelity.csv": "the same as a table",
+    "parts": "the figures of each seed and state",
+    "loop.json": "the figures of this page",
+    "loop.csv": "the same as a table",
 }
-_SHOWN = 8
+_ROUND = "what the round valued, ranked and kept"
 
 
-def opening(title: str, materials: Materials, folder: Path) -> Section:
-    """What was done to what."""
+def write(folder: Path, sections: Sequence[Section], *, go_on: bool = False) -> None:
+    """Write ``report.html`` and ``report.md``: the sections, the files, and how to repeat the run.
+
+    Args:
+        folder: of the run, with its ``config.yaml`` and all else that was to be written.
+        sections: the first of them is the page's head.
+        go_on: show commands that continue a valuation.
+    """
+    found = [(name, content) for name, content in _CONTENT.items() if (folder / name).exists()]
+    found += [(path.name, _ROUND) for path in sorted(folder.glob("round_*"))]
+    files = [Section("Files", [Files(found)])] if found else []
+    more = [next_steps(folder)] if go_on else []
+    with stage("writing the report"):
+        write_page(folder, [*sections, *more, *files, repeat_section(folder)])
+
+
+def opening(
+    title: str, materials: Materials, blocks: Sequence[Block] = (), *, ranked: bool = True
+) -> Section:
+    """The page's head: what came out, if anything is measured, and what was done to what.
+
+    Args:
+        title: of the page.
+        materials: of the run.
+        blocks: headline, figures and chart that are to be seen first.
+        ranked: whether the run ranks by ``rank.method``.
+    """
     cfg = materials.cfg
     queries = f"{materials.n_queries:,} query rows" if materials.n_queries else "no queries"
-    lines = [
-        Text(
-            f"Pool: {len(materials.pool):,} rows. Towards: {queries}. Model: {cfg.model.name}. "
-            f"Ranked by {cfg.rank.method}: a higher score means that learning from the sample "
+    name = Path(cfg.model.name).name if Path(cfg.model.name).is_absolute() else cfg.model.name
+    what = f"Pool: {len(materials.pool):,} rows. Towards: {queries}. Model: {name}."
+    if ranked:
+        what += (
+            f" Ranked by {cfg.rank.method}: a higher score means that learning from the sample "
             "moves the model in the direction that the queries ask for."
+        )
+    return Section(title, [*blocks, Text(what, terms=["pool"])])
+
+
+def compared(comparison: Mapping[str, Any]) -> list[Block]:
+    """For the head of a page: does the ranking beat chance, and the losses of all arms."""
+    return [
+        *headline_of(comparison),
+        Chart(
+            comparison_figure(comparison),
+            "Held-out loss of each arm; further left is better. Bars are 95 % intervals of the "
+            "mean, small dots single seeds.",
+            "comparison.png",
+            terms=["held-out loss", "arm"],
+            narrow=comparison_figure(comparison, narrow=True),
         ),
-        Text("Command:"),
-        Code(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     ]
-    return Section(title, lines)
 
 
-def ranking_section(ranking: Ranking, pool: Split, figure: str = "ranking.png") -> Section:
-    """Figure, best and worst samples."""
-    rows, ids = pool.rows, pool.ids
-    shown = min(_SHOWN, ranking.n_scored)
+def ranked(ranking: Ranking, materials: Materials) -> list[Block]:
+    """For the head of a page that compares nothing: what was ranked, and towards what."""
+    best, worst = ranking.top_k(1)[0], ranking.bottom_k(1)[0]
+    scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))
+    return [
+        Numbers(
+            [
+                Number("samples ranked", f"{ranking.n_scored:,}"),
+                Number("queries", f"{materials.n_queries:,}"),
+                Number("highest score", f"{scores[best]:.4g}", f"sample {best}"),
+                Number("lowest score", f"{scores[worst]:.4g}", f"sample {worst}"),
+            ]
+        ),
+        Text(
+            "Whether this order is right is not measured here: recipe=compare retrains on its "
+            "ends and on chance."
+        ),
+    ]
+
+
+def ranking_section(
+    ranking: Ranking,
+    pool: Split,
+    selected: Iterable[Any] = (),
+    highlight: Mapping[str, Iterable[Any]] | None = None,
+) -> Section:
+    """Scores along the ranking, and all samples to look through.
+
+    Args:
+        ranking: of the pool.
+        pool: the samples.
+        selected: ids that were chosen.
+        highlight: name -> ids to mark in the figure.
+    """
     return Section(
-        "The ranking",
+        "The samples",
         [
-            Figure(figure, "Score of each sample, best first, and what kind of sample lies where."),
-            Text(f"The {shown} most helpful samples:"),
-            sample_table(ranking, rows, ids, ranking.top_k(shown), limit=80),
-            Text(f"The {shown} least helpful samples, worst first:"),
-            sample_table(ranking, rows, ids, ranking.bottom_k(shown), limit=80),
+            Chart(
+                ranking_figure(ranking, tasks(pool), highlight=highlight),
+                "Score of each sample, best first, and what kind of sample lies where.",
+                "ranking.png",
+                terms=["score"],
+            ),
+            samples_of(ranking, pool.rows, pool.ids, spread_over_queries(ranking), selected),
         ],
     )
 
 
 def comparison_section(comparison: Mapping[str, Any]) -> Section:
-    """Figure, table and what they say."""
+    """Table of the arms and what it says."""
     k, steps, seeds = (comparison[name] for name in ("k", "steps", "seeds"))
     return Section(
         "Does the ranking hold what it promises?",
         [
-            *(Text(line) for line in verdict(comparison)),
-            Figure("comparison.png", "Held-out loss of each arm; further left is better."),
+            *(Text(line, terms=["held-out loss"]) for line in verdict(comparison)),
             arms_table(comparison),
             Text(
                 f"Each run trains a fresh LoRA for {steps} steps: on the {k} best samples (top_k), "
                 f"{k} drawn at random (random_k, drawn anew for each seed), the {k} worst "
                 "(bottom_k) or all of them (full); base is the model before training. The loss is "
                 "the mean over all response tokens of the held-out rows, in nats. Intervals are "
-                f"95 % Student t intervals over {seeds} seeds."
+                f"95 % Student t intervals over {seeds} seeds.",
+                terms=["nats"],
             ),
         ],
     )
@@ -117,12 +214,6 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def files_section(folder: Path) -> Section:
-    """What lies in the run folder."""
-    found = [(name, content) for name, content in _CONTENT.items() if (folder / name).exists()]
-    return Section("Files", [Files(found)])
-
-
 def next_steps(folder: Path) -> Section:
     """Commands that continue this run."""
     at = shlex.quote(str(folder))
@@ -137,6 +228,43 @@ def next_steps(folder: Path) -> Section:
             Code(f"influcoder recipe=score from={at} queries=new.jsonl"),
         ],
     )
+
+
+def repeat_section(folder: Path) -> Section:
+    """The command, the settings (paths cut to names) and the versions of the run in ``folder``."""
+    content = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    assert isinstance(content, dict)
+    versions = content.pop("versions")
+    command = str(content.pop("command"))
+    settings = yaml.safe_dump(_named(content, folder), sort_keys=False, allow_unicode=True)
+    return Section(
+        "Repeat this run",
+        [
+            Text("Command:"),
+            Code(command),
+            Folded(
+                "All settings",
+                [
+                    Text(f"As in {CONFIG}, with files by their names alone."),
+                    Code(settings, "yaml"),
+                ],
+            ),
+            Folded("Versions", [Table(["library", "version"], list(versions.items()))]),
+        ],
+    )
+
+
+def _named(content: Any, folder: Path) -> Any:
+    """Paths of this machine say nothing elsewhere: only what lies in the run folder keeps one."""
+    if isinstance(content, dict):
+        return {key: _named(value, folder) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_named(value, folder) for value in content]
+    if isinstance(content, str) and Path(content).is_absolute():
+        path = Path(content)
+        inside = path.is_relative_to(folder.absolute())
+        return (path.relative_to(folder.absolute()) if inside else Path(path.name)).as_posix()
+    return content
 
 
 def tasks(pool: Split) -> dict[Any, str] | None:

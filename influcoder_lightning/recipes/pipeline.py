@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from influcoder_lightning import Ranking
+from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.recipes import page, valuate
 from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.run_folder import save_config
 from influcoder_lightning.recipes.select import choose
-from influcoder_lightning.report import write_report
+from influcoder_lightning.recipes.valuation_page import valuation_sections
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
     """Write everything that the steps write; returns the mean held-out loss of top_k."""
     materials = Materials(cfg, "pipeline")
-    ranking, comparison = steps(materials, folder)
+    found = steps(materials, folder)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    write_report(
-        folder / "report.md",
+    page.write(
+        folder,
         [
-            page.opening("Which samples helped", materials, folder),
-            page.comparison_section(comparison),
-            page.ranking_section(ranking, materials.pool),
-            page.files_section(folder),
-            page.next_steps(folder),
+            page.opening("Which samples helped", materials, page.compared(found.comparison)),
+            page.comparison_section(found.comparison),
+            page.ranking_section(found.ranking, materials.pool, found.chosen),
+            *valuation_sections(materials, found.store, found.ranking, folder),
         ],
+        go_on=True,
     )
-    return float(comparison["arms"]["top_k"]["mean"])
+    return float(found.comparison["arms"]["top_k"]["mean"])
 
 
-def steps(materials: Materials, folder: Path) -> tuple[Ranking, dict[str, Any]]:
-    """The ranking of the pool, and the comparison of its arms."""
+@dataclass(frozen=True)
+class Found:
+    """What the steps gave: the store, its ranking, the ids chosen by it, and how the arms did."""
+
+    store: InfluenceStore
+    ranking: Ranking
+    chosen: list[Any]
+    comparison: dict[str, Any]
+
+
+def steps(materials: Materials, folder: Path) -> Found:
+    """Value, rank, choose and compare."""
     valuate.check(materials.cfg, folder)
     check(materials)
     store = valuate.value(materials, folder)
     ranking = valuate.rank(store, materials, folder)
-    choose(materials, ranking, folder, folder)
+    chosen = choose(materials, ranking, folder, folder)
     comparison = compare(materials, ranking, folder, adapter=folder / "adapter")
-    return ranking, comparison
+    return Found(store, ranking, chosen, comparison)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning import Ranking
 from influcoder_lightning.data import (
@@ -24,12 +24,14 @@ from influcoder_lightning.data import (
     tokenize_rows,
     write_jsonl,
 )
+from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes import page, pipeline, valuate
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import save_config
+from influcoder_lightning.recipes.run_folder import require, save_config
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.report import Section, Table, Text, plot_ranking, write_report
+from influcoder_lightning.recipes.valuation_page import valuation_sections
+from influcoder_lightning.report import Section, Table, Text
 
 log = logging.getLogger(__name__)
 _VOCABULARY = 512
@@ -37,9 +39,27 @@ _VOCABULARY = 512
 
 def run(cfg: DictConfig, folder: Path) -> float:
     """Make data and model, run the pipeline, hold the ranking against what was planted."""
+    check(cfg)
     valuate.check(cfg, folder)
     with _one_thread():
         return _run(cfg, folder)
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what the built-in data cannot be used with.
+
+    Raises:
+        ConfigError: a model or data of the user's own, or a k that does not fit the pool.
+    """
+    for key in ("model.name", "data.pool", "data.query", "data.eval", "from"):
+        if OmegaConf.select(cfg, key) is not None:
+            raise ConfigError(
+                f"recipe=quickstart makes its own data and model, and {key} is given. For yours "
+                "say recipe=pipeline (or valuate, select, ...; see influcoder --help)."
+            )
+    k, n = int(require(cfg, "select.k", "quickstart")), int(cfg.quickstart.n_pool)
+    if k > n:
+        raise ConfigError(f"select.k={k} does not fit quickstart.n_pool={n}; choose 1 to {n}.")
 
 
 def _run(cfg: DictConfig, folder: Path) -> float:
@@ -52,25 +72,26 @@ def _run(cfg: DictConfig, folder: Path) -> float:
     for name in ("pool", "query", "eval"):
         cfg.data[name] = str(folder / "data" / f"{name}.jsonl")
     materials = Materials(cfg, "quickstart")
-    ranking, comparison = pipeline.steps(materials, folder)
+    result = pipeline.steps(materials, folder)
+    ranking, comparison = result.ranking, result.comparison
     found = planted(ranking, data, int(cfg.select.k))
     for line in sentences(found, data.query_skill):
         log.info(line)
     with atomic_path(folder / "planted.json") as part:
         part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    _plot(ranking, data, folder / "ranking.png")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    write_report(
-        folder / "report.md",
+    title = "Quickstart: which samples teach the skill?"
+    page.write(
+        folder,
         [
-            page.opening("Quickstart: which samples teach the skill?", materials, folder),
+            page.opening(title, materials, page.compared(comparison)),
             _story(data),
             _planted_section(found, data.query_skill),
             page.comparison_section(comparison),
-            page.ranking_section(ranking, materials.pool),
-            page.files_section(folder),
-            page.next_steps(folder),
+            page.ranking_section(ranking, materials.pool, result.chosen, _corrupted(ranking, data)),
+            *valuation_sections(materials, result.store, ranking, folder),
         ],
+        go_on=True,
     )
     return float(comparison["arms"]["top_k"]["mean"])
 
@@ -194,19 +215,12 @@ def make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
     model.save_pretrained(str(folder))
 
 
-def _plot(ranking: Ranking, data: SkillData, path: Path) -> None:
+def _corrupted(ranking: Ranking, data: SkillData) -> dict[str, list[str]]:
+    """Rows of the query's skill that are wrong on purpose, by a name for the figure."""
     ranked = set(map(str, ranking.sample_ids.tolist()))  # a short run does not reach every row
-    corrupted = [
-        row["id"]
-        for row in data.pool
-        if row["corrupted"] and row["task"] == data.query_skill and row["id"] in ranked
-    ]
-    plot_ranking(
-        ranking,
-        path,
-        {row["id"]: row["task"] for row in data.pool},
-        highlight={f"{data.query_skill}, wrong response": corrupted},
-    )
+    wrong = [row for row in data.pool if row["corrupted"] and row["task"] == data.query_skill]
+    name = f"{data.query_skill}, wrong response"
+    return {name: [row["id"] for row in wrong if row["id"] in ranked]}
 
 
 def _story(data: SkillData) -> Section:

@@ -13,16 +13,18 @@ from torch.utils.data import Dataset
 from influcoder_lightning.finetune import evaluate, train
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.models import add_lora, load_base_model
+from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.run_folder import plain, save_config
 from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.report import Number, Numbers, Text
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> float | None:
-    """Write ``adapter/`` and ``metrics.json``; returns the held-out loss, where there is one."""
+    """Write ``adapter/``, ``metrics.json`` and a report; returns the held-out loss, if any."""
     materials = Materials(cfg, "retrain")
     pool, evaluation = materials.pool, materials.evaluation
     with stage("loading the model"):
@@ -51,7 +53,37 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     if before is not None and after is not None:
         log.info("held-out loss: %.4f before, %.4f after (nats per response token)", before, after)
     log.info("adapter: %s", folder / "adapter")
+    page.write(
+        folder,
+        [page.opening("Trained on chosen samples", materials, _outcome(metrics), ranked=False)],
+    )
     return after
+
+
+def _outcome(metrics: dict[str, Any]) -> list[Text | Numbers]:
+    """What the training did to the held-out loss, in one sentence and as figures."""
+    before, after = metrics["eval_loss"]["before"], metrics["eval_loss"]["after"]
+    steps, n = f"{metrics['steps']:,}", f"{metrics['n_samples']:,}"
+    size = [Number("samples", n), Number("steps", steps)]
+    if after is None:
+        return [Text("Trained; without data.eval nothing was measured."), Numbers(size)]
+    way = "lowered" if after < before else "did not lower"
+    return [
+        Text(
+            f"Training for {steps} steps on these {n} samples {way} the held-out loss: "
+            f"{before:.3f} before, {after:.3f} after. One run, one seed; whether other samples "
+            "would have done as well is what recipe=compare measures.",
+            lead=True,
+            terms=["held-out loss"],
+        ),
+        Numbers(
+            [
+                Number("held-out loss, before", f"{before:.3f}", "nats per response token"),
+                Number("held-out loss, after", f"{after:.3f}", "nats per response token"),
+                *size,
+            ]
+        ),
+    ]
 
 
 def retrain_steps(materials: Materials) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceStore, Ranking
@@ -13,7 +15,7 @@ from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes import page, valuate
 from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
 from influcoder_lightning.recipes.run_folder import (
     RANKING,
@@ -24,18 +26,40 @@ from influcoder_lightning.recipes.run_folder import (
     save_config,
     source_folder,
 )
+from influcoder_lightning.report import Number, Numbers
 from influcoder_lightning.selection import select_rows
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``selected.jsonl`` (and ``ranking.csv``, where the run is ranked anew)."""
+    """Write ``selected.jsonl`` (and ``ranking.csv``, where it is ranked anew) and a report."""
     materials = Materials(cfg, "select")
     source = source_folder(cfg, "select")
     ranking = ranking_of(materials, source, folder)
-    choose(materials, ranking, folder, source)
+    ids = choose(materials, ranking, folder, source)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
+    page.write(
+        folder,
+        [
+            page.opening("Chosen samples", materials, [_chosen(ids, ranking, materials)]),
+            page.ranking_section(ranking, materials.pool, ids),
+        ],
+    )
+
+
+def _chosen(ids: Sequence[Any], ranking: Ranking, materials: Materials) -> Numbers:
+    scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))
+    strategy = str(materials.cfg.select.strategy)
+    items = [
+        Number("chosen", f"{len(ids):,}", f"of {len(materials.pool):,} rows"),
+        Number("strategy", strategy),
+    ]
+    if ids:
+        mean = sum(scores[name] for name in ids) / len(ids)
+        everyone = float(np.nanmean(ranking.scores))
+        items.append(Number("mean score", f"{mean:.4g}", f"all samples: {everyone:.4g}"))
+    return Numbers(items)
 
 
 def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:

@@ -14,11 +14,12 @@ from influcoder_lightning.finetune import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model, load_model
 from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.report import plot_ranking, write_report
+from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.resume import forget_states
 from influcoder_lightning.store.folder import refuse_existing
 
@@ -27,19 +28,19 @@ _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``influence/``, ``ranking.csv``, ``ranking.png`` and ``report.md``."""
+    """Write ``influence/``, ``ranking.csv``, ``report.html`` and ``report.md``."""
     materials = Materials(cfg, "valuate")
     store = value(materials, folder)
     ranking = rank(store, materials, folder)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    write_report(
-        folder / "report.md",
+    page.write(
+        folder,
         [
-            page.opening("Valued samples", materials, folder),
+            page.opening("Valued samples", materials, page.ranked(ranking, materials)),
             page.ranking_section(ranking, materials.pool),
-            page.files_section(folder),
-            page.next_steps(folder),
+            *valuation_sections(materials, store, ranking, folder),
         ],
+        go_on=True,
     )
 
 
@@ -83,13 +84,12 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
 
 
 def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
-    """Rank the pool by ``rank.method``; writes ``ranking.csv`` and ``ranking.png``."""
+    """Rank the pool by ``rank.method``; writes ``ranking.csv``."""
     method = materials.cfg.rank.method
     with stage("ranking") as done:
         ranking = store.rank(method, data=materials.pool.identified())
         fit_to_pool(ranking, materials.pool, "the ranking")
         ranking.save(folder / RANKING)
-        plot_ranking(ranking, folder / "ranking.png", page.tasks(materials.pool))
         done.result = f"{len(ranking):,} samples by {method}"
     return ranking
 
@@ -119,6 +119,7 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
         seed=cfg.seed,
         **influence,
     )
+    loggers = run_loggers(cfg, where.parent)
     with stage("loading the model"):
         model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
     with stage("fine-tuning", steps, "steps") as done:
@@ -128,7 +129,7 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
             steps=steps,
             seed=cfg.seed,
             callbacks=[ShowSteps(done), callback],
-            log_folder=where.parent if cfg.train.log_csv else None,
+            loggers=loggers,
             checkpoints=checkpoints,
             **materials.training_options(),
         )

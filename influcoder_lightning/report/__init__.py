@@ -20,7 +20,7 @@ _EXPORTS = {
     "Text": "blocks",
     "arms_table": "tables",
     "comparison_figure": "comparison",
-    "headline": "headline",
+    "headline_of": "headline",
     "plot_comparison": "comparison",
     "plot_ranking": "plots",
     "ranking_figure": "plots",

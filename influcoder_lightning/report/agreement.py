@@ -1,25 +1,21 @@
-"""`agreement.png`: ranks against ranks, and the overlap of what both would select."""
+"""Two rankings drawn: ranks against ranks, and the overlap of what both would select."""
 
 from __future__ import annotations
-
-import os
 
 import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
 from influcoder_lightning.influence.agreement import Pair
-from influcoder_lightning.report.style import ACCENT, INK, MUTED, label, save_figure, tidy
+from influcoder_lightning.report.style import ACCENT, INK, MUTED, label, tidy
 
 _MANY = 3000
 
 
-def plot_agreement(
-    pair: Pair, path: str | os.PathLike[str], name_a: str = "a", name_b: str = "b"
-) -> None:
-    """Write the figure; above 3,000 samples the ranks are shown as counts in hexagons."""
+def agreement_figure(pair: Pair, name_a: str = "a", name_b: str = "b") -> Figure:
+    """Two panels; above 3,000 samples the ranks are shown as counts in hexagons."""
     n = len(pair.ids)
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     ranks, overlap = figure.subplots(1, 2)
     x, y = (scipy.stats.rankdata(-side) for side in (pair.a, pair.b))
     if n > _MANY:
@@ -38,7 +34,7 @@ def plot_agreement(
     overlap.set_ylabel("share of the top k in common", fontsize=9, color=INK)
     overlap.legend(fontsize=8, frameon=False)
     tidy(overlap)
-    save_figure(figure, path)
+    return figure
 
 
 def _overlaps(pair: Pair) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""`fidelity.png`, `curve.png` and `cascade.png`: quality against cost, against data, against m."""
+"""Figures of recipe=fidelity: quality against cost, against data, against m."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from influcoder_lightning.report.blocks import Table
-from influcoder_lightning.report.style import INK, MUTED, PALETTE, label, save_figure, tidy
+from influcoder_lightning.report.style import INK, MUTED, PALETTE, hover, label, tidy
 
 _COLOURS = dict(
     zip(("feature", "code", "forward", "text", "baseline"), (*PALETTE[:4], MUTED), strict=True)
@@ -49,12 +48,10 @@ def fidelity_table(rows: Sequence[Mapping[str, Any]], adapter: str) -> Table:
     return Table(columns, lines, limit=80)
 
 
-def plot_quality_against_cost(
-    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
-) -> None:
+def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Per-query rho against CPU time and against bytes, one point per method, a row per state."""
     states = list(dict.fromkeys(row["adapter"] for row in rows))
-    figure = Figure(figsize=(11, 4.6 * len(states)), layout="constrained")
+    figure = Figure(figsize=(9.5, 4.2 * len(states)), layout="constrained")
     grid = figure.subplots(len(states), 2, squeeze=False)
     for line, state in zip(grid, states, strict=True):
         mine = [row for row in rows if row["adapter"] == state]
@@ -71,13 +68,13 @@ def plot_quality_against_cost(
         for kind, colour in _COLOURS.items()
     ]
     grid[0][0].legend(handles=handles, fontsize=8, frameon=False, loc="lower right")
-    save_figure(figure, path)
+    return figure
 
 
-def plot_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def curve_figure(curve: Sequence[Mapping[str, Any]]) -> Figure:
     """Both rhos against the number of pool samples learned from."""
     states = list(dict.fromkeys(line["adapter"] for line in curve))
-    figure = Figure(figsize=(11, 4.2 * len(states)), layout="constrained")
+    figure = Figure(figsize=(9.5, 4 * len(states)), layout="constrained")
     grid = figure.subplots(len(states), 2, squeeze=False)
     for row, state in zip(grid, states, strict=True):
         names = [
@@ -110,10 +107,10 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
             axes.set_title(f"{state} adapter", loc="left", fontsize=11, color=INK)
             tidy(axes)
         row[0].legend(fontsize=8, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_cascade(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def cascade_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """Rho and top-k precision against the number of exact gradients."""
     states = list(dict.fromkeys(line["adapter"] for line in lines))
     keys = {
@@ -121,7 +118,7 @@ def plot_cascade(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
         "aggregated": "rho aggregated",
         "top_k_precision": f"precision of the top {lines[0]['k']}",
     }
-    figure = Figure(figsize=(12, 3.8 * len(states)), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.6 * len(states)), layout="constrained")
     grid = figure.subplots(len(states), 3, squeeze=False)
     for row, state in zip(grid, states, strict=True):
         mine = [line for line in lines if line["adapter"] == state]
@@ -134,13 +131,14 @@ def plot_cascade(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
             axes.set_title(f"{name}, {state} adapter", loc="left", fontsize=10, color=INK)
             tidy(axes)
         row[0].legend(fontsize=8, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def _scatter(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     shown = [row for row in rows if row[key] > 0]
     for row in shown:
-        axes.scatter(row[key], row["per_query"], color=_COLOURS[row["kind"]], s=28, zorder=3)
+        dot = axes.scatter(row[key], row["per_query"], color=_COLOURS[row["kind"]], s=28, zorder=3)
+        hover(dot, f"{row['name']}: {row['per_query']:.3f}")
     best: list[Mapping[str, Any]] = []  # only what nothing cheaper beats gets a name
     for row in sorted(shown, key=lambda row: (row[key], -row["per_query"])):
         if not best or row["per_query"] > best[-1]["per_query"] + 0.02:  # else names overlap

@@ -55,7 +55,7 @@ def difference(comparison: Mapping[str, Any], arm: str, control: str) -> Differe
     return Difference(mean, None if ends is None else (ends[0], ends[1]), apart, len(values))
 
 
-def headline(
+def headline_of(
     comparison: Mapping[str, Any], arm: str = "top_k", control: str = "random_k"
 ) -> list[Text | Numbers]:
     """One sentence to read first, and its figures; nothing where an arm is missing.
@@ -94,6 +94,8 @@ def verdict(found: Difference, arm: str, control: str, k: int) -> str:
     low, high = found.ci95
     ends = f"[{low:.{_digits(found.mean)}f}, {high:.{_digits(found.mean)}f}]"
     paired = f"95 % interval of the difference {ends}, {found.seeds} seeds"
+    if found.mean == 0:
+        return f"{arm} and {control} are level: their mean held-out losses are the same ({paired})."
     if not found.clear:
         return (
             f"Not shown that {arm} beats {control}: its mean held-out loss is {size} {way}, but "
@@ -106,11 +108,11 @@ def verdict(found: Difference, arm: str, control: str, k: int) -> str:
     )
     if found.mean > 0:
         return (
-            f"{arm} does worse than {control}: training on it raises the held-out loss by {size} "
-            f"({paired}; {doubt})."
+            f"{arm} does worse than {control}: training on its samples raises the held-out loss "
+            f"by {size} ({paired}; {doubt})."
         )
     return (
-        f"{arm} beats {control}: training on the {k:,} best samples lowers the held-out loss by "
+        f"{arm} beats {control}: training on its {k:,} samples lowers the held-out loss by "
         f"{size} ({paired}; {doubt})."
     )
 

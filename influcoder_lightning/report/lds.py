@@ -1,15 +1,37 @@
-"""`lds.png`, `removal.png` and the sections of recipe=lds."""
+"""Figures and sections of recipe=lds."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from influcoder_lightning.report.blocks import Figure, Section, Table, Text
-from influcoder_lightning.report.style import ACCENT, INK, MUTED, PALETTE, label, save_figure, tidy
+from influcoder_lightning.report.blocks import Block, Chart, Number, Numbers, Section, Table, Text
+from influcoder_lightning.report.style import ACCENT, INK, MUTED, PALETTE, hover, label, tidy
+
+
+def lds_headline(result: Mapping[str, Any]) -> list[Block]:
+    """Which method predicts retraining best, and what bounds it."""
+    best = max(result["rows"], key=lambda row: row["lds"])
+    return [
+        Numbers(
+            [
+                Number(
+                    "best LDS", f"{best['lds']:.3f}", f"{best['name']} {_interval(best['ci95'])}"
+                ),
+                Number("seed agreement", f"{result['seed_agreement']:.3f}", "of two models of a subset"),
+                Number("subsets", f"{result['n_subsets']:,}"),
+                Number("seeds per subset", str(result["seeds_per_subset"])),
+            ]
+        ),
+        Chart(
+            lds_figure(result),
+            "LDS of each method with its 95 % interval. Dashed line: agreement of two seeds.",
+            "lds.png",
+            terms=["LDS"],
+        ),
+    ]
 
 
 def lds_sections(result: Mapping[str, Any]) -> list[Section]:
@@ -21,9 +43,8 @@ def lds_sections(result: Mapping[str, Any]) -> list[Section]:
         f"{result['seeds_per_subset']} seeds, a perfect prediction would reach about "
         f"{result['ceiling']:.3f} (Spearman and Brown)."
     )
-    parts: list[Any] = [
+    parts: list[Block] = [
         Text(bound),
-        Figure("lds.png", "Bars: LDS and its 95 % interval. Line: agreement of two seeds."),
         lds_table(result["rows"]),
         Text(
             "Aggregated: the same for scores and losses averaged over the queries. The last column "
@@ -42,7 +63,12 @@ def lds_sections(result: Mapping[str, Any]) -> list[Section]:
                         "without the samples that score best, against training on all; beside it "
                         "as many samples drawn at random."
                     ),
-                    Figure("removal.png", "Higher: more was lost. Bars: 95 % over queries."),
+                    Chart(
+                        removal_figure(result["removal"]),
+                        "Change of the query loss without the best samples. Higher: more was "
+                        "lost. Bars: 95 % over queries.",
+                        "removal.png",
+                    ),
                     removal_table(result["removal"]),
                 ],
             )
@@ -79,7 +105,7 @@ def removal_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     return Table(["share", "removed", *names], lines)
 
 
-def plot_lds(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def lds_figure(result: Mapping[str, Any]) -> Canvas:
     """LDS of every method with its interval, best on top, and the agreement of two seeds."""
     rows = sorted(result["rows"], key=lambda row: row["lds"])
     canvas = Canvas(figsize=(8, 1.4 + 0.34 * len(rows)), layout="constrained")
@@ -88,7 +114,8 @@ def plot_lds(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     for place, row in enumerate(rows):
         low, high = row["ci95"]
         colour = ACCENT if row["name"] == first else MUTED
-        axes.barh(place, row["lds"], color=colour, height=0.62)
+        (bar,) = axes.barh(place, row["lds"], color=colour, height=0.62)
+        hover(bar, f"{row['name']}: {row['lds']:.3f} {_interval(row['ci95'])}")
         axes.plot([low, high], [place, place], color=INK, linewidth=1.2)
     axes.set_yticks(range(len(rows)), [label(row["name"], 40) for row in rows])
     bound = result["seed_agreement"]
@@ -106,12 +133,10 @@ def plot_lds(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel("LDS: rank correlation with real retraining", fontsize=9, color=INK)
     tidy(axes, grid="x")
-    save_figure(canvas, path)
+    return canvas
 
 
-def plot_removal(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str]
-) -> None:
+def removal_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Canvas:
     """Change of query loss against the share removed."""
     canvas = Canvas(figsize=(7, 4), layout="constrained")
     axes = canvas.subplots()
@@ -128,7 +153,7 @@ def plot_removal(
     axes.set_ylabel("change of query loss [nats]", fontsize=9, color=INK)
     axes.legend(fontsize=8, frameon=False)
     tidy(axes)
-    save_figure(canvas, path)
+    return canvas
 
 
 def _interval(ends: Sequence[float], digits: int = 3) -> str:

@@ -1,10 +1,9 @@
-"""`loop.json`, `loop.csv`, `loop.png` and the sections of a loop's report."""
+"""`loop.json`, `loop.csv` and the sections of a loop's report."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.report import blocks
-from influcoder_lightning.report.blocks import Section, Table, Text
-from influcoder_lightning.report.style import ACCENT, INK, MUTED, OTHER, PALETTE, save_figure, tidy
+from influcoder_lightning.report.blocks import Chart, Section, Table, Text
+from influcoder_lightning.report.style import ACCENT, INK, MUTED, OTHER, PALETTE, hover, tidy
 
 _ARMS = {
     "loop": "what the loop kept in its best round",
@@ -34,7 +32,7 @@ _COLUMNS = ("kind", "name", "n_samples", "steps", "query_loss", "eval_loss", "ci
 
 
 def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write `loop.json`, `loop.csv` (a line per round and per arm) and `loop.png`.
+    """Write `loop.json` and `loop.csv` (a line per round and per arm).
 
     Args:
         folder: of the run.
@@ -53,7 +51,6 @@ def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
         lines.append(["arm", name, arm["n"], arm["steps"], None, arm["mean"], *interval])
     with atomic_path(folder / "loop.csv") as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *lines])
-    plot_loop(result, folder / "loop.png")
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
@@ -104,6 +101,7 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
                     f"see only the loss on {rows}; the evaluation rows are measured once, below."
                 ),
                 Text(f"The loop stopped: {result['stopped']}. Best round: {result['best_round']}."),
+                rounds_chart(result),
                 rounds_table(result),
             ],
         ),
@@ -111,11 +109,6 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
             "Is the loop's choice worth it?",
             [
                 *(Text(line) for line in verdict(result)),
-                blocks.Figure(
-                    "loop.png",
-                    "Left: loss on the held-out queries and samples left after each round. Right: "
-                    "loss of each arm on the evaluation rows; further left is better.",
-                ),
                 loop_arms_table(result),
                 Text(
                     f"Loss: mean over all response tokens, in nats; 95 % Student t intervals over "
@@ -127,7 +120,6 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
             ],
         ),
         Section("What the loop cost", [_cost_table(result["cost"])]),
-        Section("Files", [blocks.Files(_files(result))]),
     ]
 
 
@@ -151,13 +143,21 @@ def loop_arms_table(result: Mapping[str, Any]) -> Table:
     return Table(["arm", "samples", "steps", "mean loss", "95 % from", "to", "trained on"], lines)
 
 
-def plot_loop(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a figure of the rounds (query loss, kept samples) and of the arms."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    axes = figure.subplot_mosaic([["loss", "arms"], ["kept", "arms"]], width_ratios=[1, 1.25])
-    _draw_rounds(axes["loss"], axes["kept"], result)
-    _draw_arms(axes["arms"], result)
-    save_figure(figure, path)
+def loop_chart(result: Mapping[str, Any]) -> Chart:
+    """The loss of each arm on the evaluation rows."""
+    figure = Figure(figsize=(6.8, 1.2 + 0.6 * (len(result["arms"]) - 1)), layout="constrained")
+    _draw_arms(figure.subplots(), result)
+    caption = "Held-out loss of each arm on the evaluation rows; further left is better."
+    return Chart(figure, caption, "loop.png", terms=["held-out loss", "arm"])
+
+
+def rounds_chart(result: Mapping[str, Any]) -> Chart:
+    """Query loss and kept samples of each round."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    loss, kept = figure.subplots(2, 1)
+    _draw_rounds(loss, kept, result)
+    caption = "Loss on the held-out queries, and samples left, after each round."
+    return Chart(figure, caption, "rounds.png")
 
 
 def _draw_rounds(loss: Axes, kept: Axes, result: Mapping[str, Any]) -> None:
@@ -192,11 +192,14 @@ def _draw_arms(axes: Axes, result: Mapping[str, Any]) -> None:
     arms = {name: arm for name, arm in _ordered(result["arms"]).items() if name != "base"}
     for row, (name, arm) in enumerate(arms.items()):
         colour = _COLOURS.get(name, MUTED)
+        said = f"{name}: mean {arm['mean']:.4f}"
         if arm["ci95"]:
+            said += ", 95 % interval {:.4f} to {:.4f}".format(*arm["ci95"])
             axes.plot(arm["ci95"], [row, row], "|-", color=colour, linewidth=2.2, ms=9)
         losses = arm["eval_loss"]
         axes.plot(losses, [row + 0.22] * len(losses), "o", color=colour, ms=3, alpha=0.55)
-        axes.plot([arm["mean"]], [row], "o", color=colour, ms=8)
+        (mean,) = axes.plot([arm["mean"]], [row], "o", color=colour, ms=8)
+        hover(mean, said)
         axes.annotate(
             f"{arm['mean']:.3f}",
             (arm["mean"], row),
@@ -222,21 +225,6 @@ def _cost_table(cost: Mapping[str, Any]) -> Table:
         [name, cost["steps"][name], cost["seconds"][name]] for name in ("valuation", "retraining")
     ]
     return Table(["all rounds", "optimizer steps", "seconds"], lines)
-
-
-def _files(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rounds = [
-        (f"round_{r['round']}", "what the round valued, ranked and kept; a run folder of its own")
-        for r in result["rounds"][1:]
-    ]
-    return [
-        ("config.yaml", "every setting, library versions and the command of this run"),
-        ("selected.jsonl", "the rows of the best round, with their score in it"),
-        ("adapter", "the LoRA trained on them (first seed)"),
-        ("loop.json", "all figures of this page"),
-        ("loop.csv", "the same as a table"),
-        *rounds,
-    ]
 
 
 def _ordered(arms: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from matplotlib.image import imread
 
 from influcoder_lightning.influence import Ranking
 from influcoder_lightning.influence.agreement import agreement, pair
-from influcoder_lightning.report.agreement import _overlaps, plot_agreement
+from influcoder_lightning.report.agreement import _overlaps, agreement_figure
+from influcoder_lightning.report.style import save_figure
 
 
 @pytest.mark.parametrize("n", [3, 50, 3500])
@@ -16,5 +17,5 @@ def test_the_curve_is_the_overlap_of_every_k(tmp_path, n):
     ks = [1, 2, 3, n // 2 + 1, n]
     found = agreement(both, ks)["overlap"]
     assert [curve[k - 1] for k in ks] == pytest.approx([found[str(k)] for k in ks])
-    plot_agreement(both, tmp_path / "a.png", "one_run/$x$", "another\nrun")
+    save_figure(agreement_figure(both, "one_run/$x$", "another\nrun"), tmp_path / "a.png")
     assert imread(tmp_path / "a.png").std() > 0
