@@ -21,7 +21,7 @@ SIMPLE = ("loss", "length", "tfidf")  # without a gradient
 CONTROL = "random"
 SAMPLES = 20_000  # that are ranked, of larger pools
 ENCODED = 1_000  # texts that go through an encoder, which takes a millisecond or more for each
-_ROWS = 200_000  # in memory, of larger pools
+_ROWS, _FEWEST = 200_000, 2_000  # rows in memory, of larger pools, and samples for all that
 _COLUMNS = (
     "window",
     "tower_version",
@@ -63,7 +63,7 @@ def rank_by_several(
     """Rank by `fisher`, `cosine`, `tracin`, `self`, `encoder`, `loss`, `length`, `tfidf`, `random`.
 
     Of a pool with more than `samples` samples a seeded part is ranked: the store is read once, and
-    at most 200,000 of its rows (and 2,000 samples) are held in memory.
+    about 200,000 of its rows are held in memory, or those of 2,000 samples where these have more.
 
     Args:
         store: to rank.
@@ -79,7 +79,7 @@ def rank_by_several(
     part: StoreReader = store
     if len(owners) > samples:
         per_sample = len(owners.index) / len(owners)
-        size = min(samples, max(2000, int(_ROWS / per_sample)))
+        size = min(samples, max(_FEWEST, int(_ROWS / per_sample)))
         chosen = np.sort(random.choice(len(owners), size, replace=False))
         inside = np.zeros(len(owners), dtype=bool)
         inside[chosen] = True
