@@ -5,65 +5,55 @@ Only Hydra is imported here, so that ``--help`` is quick; a recipe brings its ow
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import logging
 import os
-import re
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-RECIPES = (
-    "quickstart",
-    "pipeline",
-    "valuate",
-    "select",
-    "retrain",
-    "compare",
-    "score",
-    "loop",
-    "fidelity",
-    "icp",
-    "agreement",
-    "lds",
-)
-# Sections whose keys are the user's own.
-_OPEN = ("select.quota", "lds.scores")
-_OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
+from influcoder_lightning.ending import ending, full_errors, raised_by_hydra
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.keys import RECIPES, refuse_unknown_arguments, refuse_unknown_keys
+
+__all__ = ["RECIPES", "main", "run_recipe"]
 
 
 def main(recipe: str | None = None) -> None:
     """Entry point of the command.
-
-    Errors that the package raises on purpose end as one line on stderr and exit code 1;
-    HYDRA_FULL_ERROR=1 shows where they come from.
 
     Args:
         recipe: run this one, unless the command line names another.
     """
     if recipe is not None and not any(a.startswith("recipe=") for a in sys.argv[1:]):
         sys.argv.insert(1, f"recipe={recipe}")
-    _refuse_unknown_keys(sys.argv[1:])
-    _app()
+    if full_errors():
+        refuse_unknown_arguments(sys.argv[1:])
+        _app()
+        return
+    with ending(), raised_by_hydra():
+        refuse_unknown_arguments(sys.argv[1:])
+        _app()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://influcoder_lightning.conf", config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    choices = HydraConfig.get().runtime.choices
-    given = [_key(argument) for argument in HydraConfig.get().overrides.task]
-    return run_recipe(
-        str(choices["recipe"]), cfg, Path(HydraConfig.get().runtime.output_dir), given
-    )
+    config = HydraConfig.get()
+    given = [_key(argument) for argument in config.overrides.task]
+    recipe, folder = str(config.runtime.choices["recipe"]), Path(config.runtime.output_dir)
+    if config.mode == RunMode.MULTIRUN:  # Hydra says which job of the sweep it was
+        return _run(recipe, cfg, folder, given)
+    return run_recipe(recipe, cfg, folder, given)
 
 
 def run_recipe(
     recipe: str, cfg: DictConfig, folder: Path, given: list[str] | None = None
 ) -> float | None:
-    """Run a recipe on a composed configuration.
+    """Run a recipe on a composed configuration; errors end as `ending` says.
 
     Args:
         recipe: its name.
@@ -74,11 +64,18 @@ def run_recipe(
     Returns:
         What a sweep may minimise: a held-out loss, where the recipe measures one.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    with ending(how_to_resume(recipe, cfg, folder)):
+        return _run(recipe, cfg, folder, given or [])
 
-    from influcoder_lightning.errors import InfluCoderError
+
+def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float | None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    refuse_unknown_keys(cfg)
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe={recipe} is no recipe. Recipes: {', '.join(RECIPES)}")
+    from influcoder_lightning.recipes.closing import print_closing
     from influcoder_lightning.recipes.config_kinds import check_kinds
+    from influcoder_lightning.recipes.loggers import close_loggers
     from influcoder_lightning.recipes.progress import quiet
     from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
     from influcoder_lightning.recipes.stages import begin
@@ -86,20 +83,32 @@ def run_recipe(
     begin()
     _limit_threads()
     module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
-    try:
-        with quiet():
-            check_kinds(cfg)
-            cfg = absolute_paths(continue_run(cfg, recipe, given or []))
-            check_kinds(cfg)
+    begun = perf_counter()
+    with quiet():
+        check_kinds(cfg)
+        cfg = absolute_paths(continue_run(cfg, recipe, given))
+        check_kinds(cfg)
+        try:
             result = module.run(cfg, folder)
-            page = " (start with report.md)" if (folder / "report.md").exists() else ""
-            logging.getLogger(__name__).info("run folder: %s%s", folder, page)
-    except (InfluCoderError, MisconfigurationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"influcoder: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from error
+        finally:
+            close_loggers()
+    print_closing(recipe, folder, perf_counter() - begun)
     return None if result is None else float(result)
+
+
+def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:
+    """What to do after an interruption."""
+    again = f"the same command with hydra.run.dir={folder}"
+    if recipe in ("icp", "fidelity", "lds", "loop"):
+        return f"Go on where it stopped: {again}"
+    if recipe in ("valuate", "pipeline") and cfg.mode == "training":
+        if cfg.train.checkpoint_every_n_steps is not None:
+            return f"Go on from the last checkpoint: {again} resume=true"
+        return (
+            f"Start anew: {again} influence.overwrite=true (with "
+            "train.checkpoint_every_n_steps=... a run can go on where it was interrupted)"
+        )
+    return f"Start anew: {again}"
 
 
 def _limit_threads() -> None:
@@ -111,57 +120,9 @@ def _limit_threads() -> None:
         torch.set_num_threads(int(allowed))
 
 
-def _refuse_unknown_keys(arguments: list[str]) -> None:
-    """Refuse keys that no recipe reads, also those added with ``+``, which Hydra would accept."""
-    known = _known_keys()
-    for argument in arguments:
-        match = _OVERRIDE.match(argument)
-        if match is None or argument.startswith("-") or (match[1] != "~" and match[3] != "="):
-            continue
-        key, value = match[2], argument[match.end() :]
-        if key == "recipe" and value not in RECIPES and re.fullmatch(r"\w+", value):
-            _stop(f"unknown recipe {value!r}{_close(value, RECIPES)} Recipes: {', '.join(RECIPES)}")
-        if key in known or key == "recipe" or key.split("/")[0].split(".")[0] == "hydra":
-            continue
-        if any(key.startswith(f"{name}.") for name in _OPEN):
-            continue
-        _stop(f"unknown key {key!r}{_close(key, known)} `influcoder --cfg job` lists all keys.")
-
-
-def _known_keys() -> list[str]:
-    """All keys of conf/config.yaml, sections included."""
-    from importlib.resources import files
-
-    text = files("influcoder_lightning.conf").joinpath("config.yaml").read_text(encoding="utf-8")
-    config = OmegaConf.create(text)
-    keys: list[str] = []
-
-    def collect(node: DictConfig, prefix: str) -> None:
-        for name in map(str, node):
-            if prefix or name not in ("defaults", "hydra"):
-                keys.append(f"{prefix}{name}")
-                child = OmegaConf.select(node, name)
-                if isinstance(child, DictConfig):
-                    collect(child, f"{prefix}{name}.")
-
-    assert isinstance(config, DictConfig)
-    collect(config, "")
-    return keys
-
-
-def _close(word: str, known: list[str] | tuple[str, ...]) -> str:
-    found = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else "."
-
-
 def _key(override: str) -> str:
     """The key of a command-line override such as ``++train.lr=1e-3``."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def _stop(message: str) -> None:
-    print(f"influcoder: {message}", file=sys.stderr)
-    raise SystemExit(1)
 
 
 if __name__ == "__main__":

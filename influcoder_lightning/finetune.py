@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -133,7 +133,7 @@ def train(
     precision: str = "32-true",
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
-    log_folder: str | Path | None = None,
+    loggers: Sequence[Logger] = (),
     checkpoints: Checkpoints | None = None,
 ) -> Any:
     """Train the LoRA of a model, in place, for a fixed number of optimizer steps.
@@ -154,7 +154,7 @@ def train(
         precision: of the Lightning Trainer.
         seed: of order and dropout.
         callbacks: Lightning callbacks, for instance an `InfluenceCallback`.
-        log_folder: write ``metrics.csv`` there; None: no logger.
+        loggers: Lightning loggers, which get the metrics of every step.
         checkpoints: where they are saved, and gone on from.
 
     Returns:
@@ -181,7 +181,7 @@ def train(
             precision=precision,
             devices=1,
             callbacks=[*callbacks, *saving],
-            logger=False if log_folder is None else CSVLogger(log_folder, name="", version=""),
+            logger=list(loggers) or False,
             log_every_n_steps=1,
             enable_checkpointing=bool(saving),
             enable_progress_bar=False,

@@ -14,6 +14,7 @@ from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune import evaluate
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
@@ -21,6 +22,7 @@ from influcoder_lightning.recipes.run_folder import require, save_config, source
 from influcoder_lightning.recipes.select import ranking_of
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import summarise_arms, write_comparison
+from influcoder_lightning.report.loggers import log_comparison
 
 log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
@@ -63,6 +65,8 @@ def compare(
     losses = run_arms(arms, materials, seeds=seeds, steps=steps, adapters={"top_k": adapter})
     comparison = summarise_arms(losses, k, steps, len(seeds))
     write_comparison(folder, comparison)
+    if loggers := run_loggers(materials.cfg, folder):
+        log_comparison(loggers, comparison, step=materials.valuation_steps())
     for line in page.verdict(comparison):
         log.info(line)
     return comparison

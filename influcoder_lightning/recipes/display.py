@@ -53,7 +53,7 @@ class Display:
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             "{task.description}",
-            BarColumn(bar_width=24),
+            _Bar(bar_width=24),
             _Figures(),
             console=Console(stderr=True),
             transient=True,
@@ -75,6 +75,13 @@ class Display:
         self._streams.clear()
         self._progress.stop()
         self._progress = None
+
+
+class _Bar(BarColumn):
+    """Only where it says something: a stage of unknown length has the spinner."""
+
+    def render(self, task: Task) -> Any:
+        return super().render(task) if task.total else Text("")
 
 
 class _Figures(ProgressColumn):

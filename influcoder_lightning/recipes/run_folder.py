@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.recipes.config_kinds import check_kinds, defaults
+from influcoder_lightning.keys import defaults
+from influcoder_lightning.recipes.config_kinds import check_kinds
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,8 @@ def _known(content: dict[Any, Any], kinds: DictConfig, prefix: str, path: Path) 
     known: dict[str, Any] = {}
     for key, value in content.items():
         if key not in kinds:
-            if prefix or key not in ("facts", "versions", "command"):
+            # A step's loggers are its own: classes that a file from elsewhere names are not made.
+            if prefix or key not in ("facts", "versions", "command", "logger"):
                 log.warning("%s: %s%s is no key of this release; ignored", path, prefix, key)
             continue
         section = kinds[key]

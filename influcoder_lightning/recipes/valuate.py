@@ -20,6 +20,7 @@ from influcoder_lightning.recipes.progress import ShowSteps, Watched
 from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.valuation_page import valuation_sections
+from influcoder_lightning.report.loggers import log_ranking
 from influcoder_lightning.resume import forget_states
 from influcoder_lightning.store.folder import refuse_existing
 
@@ -91,6 +92,10 @@ def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
         fit_to_pool(ranking, materials.pool, "the ranking")
         ranking.save(folder / RANKING)
         done.result = f"{len(ranking):,} samples by {method}"
+    if loggers := run_loggers(materials.cfg, folder):
+        pool, k = materials.pool, materials.cfg.select.k
+        step, groups = materials.valuation_steps(), page.tasks(pool)
+        log_ranking(loggers, ranking, pool.rows, pool.ids, k=k, groups=groups, step=step)
     return ranking
 
 

@@ -120,6 +120,7 @@ def test_on_a_terminal_there_is_a_live_line_and_it_goes_away(monkeypatch):
         with stage("inner") as inner:
             inner(1, "a note")
         done(20, "drift 0.98")
+        stages._display._progress.refresh()
     shown = terminal.getvalue()
     assert "fine-tuning" in shown
     assert "20 of 40" in shown

@@ -1,0 +1,144 @@
+"""Which keys there are, and what a mistyped one may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from influcoder_lightning.errors import ConfigError
+
+RECIPES = (
+    "quickstart",
+    "pipeline",
+    "valuate",
+    "select",
+    "retrain",
+    "compare",
+    "score",
+    "loop",
+    "fidelity",
+    "icp",
+    "agreement",
+    "lds",
+)
+# Sections whose keys are the user's own.
+_OPEN = ("select.quota", "lds.scores", "logger")
+# Choices between whole files of conf/, and not keys.
+_GROUPS = ("recipe", "logger")
+_OWN_FILES = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
+_OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
+_LAUNCHERS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
+}
+
+
+def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
+    """Refuse keys that no recipe reads, also those added with ``+``, which Hydra would accept.
+
+    Where the arguments name configuration files of the user's own, groups without a dot may be
+    theirs; `refuse_unknown_keys` looks at what came of them.
+
+    Raises:
+        ConfigError: names the key, and the nearest that there is.
+    """
+    own_files = any(a.lstrip("+").startswith(_OWN_FILES) for a in arguments)
+    known = all_keys()
+    for argument in arguments:
+        match = _OVERRIDE.match(argument)
+        if match is None or argument.startswith("-") or (match[1] != "~" and match[3] != "="):
+            continue
+        key, value = match[2], argument[match.end() :]
+        if key == "recipe" and value not in RECIPES and re.fullmatch(r"\w+", value):
+            if own_files:
+                continue
+            raise ConfigError(
+                f"unknown recipe {value!r}{_close(value, RECIPES)} Recipes: {', '.join(RECIPES)}"
+            )
+        if key == "hydra/launcher":
+            _refuse_missing_launcher(value)
+        if own_files and "." not in key:
+            continue
+        _refuse(key, known)
+
+
+def refuse_unknown_keys(cfg: DictConfig) -> None:
+    """Refuse keys of a composed configuration that no recipe reads.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    known = all_keys()
+    for key in _leaves(cfg, ""):
+        _refuse(key, known, " A file of yours that sets keys begins with `# @package _global_`.")
+
+
+@cache
+def defaults() -> DictConfig:
+    """conf/config.yaml without the sections that are Hydra's own."""
+    text = files("influcoder_lightning.conf").joinpath("config.yaml").read_text(encoding="utf-8")
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    for name in ("defaults", "hydra"):
+        config.pop(name)
+    return config
+
+
+@cache
+def all_keys() -> tuple[str, ...]:
+    """All keys of conf/config.yaml, sections included."""
+
+    def collect(node: DictConfig, prefix: str) -> Iterator[str]:
+        for name in map(str, node):
+            yield f"{prefix}{name}"
+            child = OmegaConf.select(node, name)
+            if isinstance(child, DictConfig):
+                yield from collect(child, f"{prefix}{name}.")
+
+    return tuple(collect(defaults(), ""))
+
+
+def _refuse(key: str, known: Sequence[str], hint: str = "") -> None:
+    if key in known or key in _GROUPS or re.split(r"[./@]", key)[0] == "hydra":
+        return
+    if any(key == name or key.startswith(f"{name}.") for name in _OPEN):
+        return
+    raise ConfigError(
+        f"unknown key {key!r}{_close(key, known)} `influcoder --cfg job` lists all keys.{hint}"
+    )
+
+
+def _refuse_missing_launcher(name: str) -> None:
+    plugin = _LAUNCHERS.get(name)
+    if plugin is None:
+        return
+    try:
+        found = importlib.util.find_spec(plugin)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"hydra/launcher={name} is not installed: pip install 'influcoder-lightning[launchers]'"
+        )
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[str]:
+    for name, value in node.items_ex(resolve=False):
+        key = f"{prefix}{name!s}"
+        if isinstance(value, DictConfig) and len(value):
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key
+
+
+def _close(word: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else "."
