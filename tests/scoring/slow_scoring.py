@@ -1,0 +1,31 @@
+"""``python slow_scoring.py FOLDER TOWER`` scores FOLDER/pool.jsonl into FOLDER/s, slowly."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from influcoder_lightning.scoring.parts import ScoreParts
+from influcoder_lightning.scoring.predict import TextScorer
+from influcoder_lightning.scoring.run import Scoring
+
+
+def main(folder: Path, tower: Path) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    step = TextScorer.predict_step
+
+    def slow(self, batch, batch_idx):
+        time.sleep(0.02)
+        return step(self, batch, batch_idx)
+
+    TextScorer.predict_step = slow
+    parts = ScoreParts(folder / "s", 600, 20)
+    Scoring(str(folder / "pool.jsonl"), tower, np.load(folder / "queries.npy"), parts, 10).run(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
