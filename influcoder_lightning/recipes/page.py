@@ -99,7 +99,7 @@ def opening(
             f" Ranked by {cfg.rank.method}: a higher score means that learning from the sample "
             "moves the model in the direction that the queries ask for."
         )
-    return Section(title, [*blocks, Text(what, terms=["pool"])])
+    return Section(title, [*blocks, Text(what, terms=["pool", str(cfg.rank.method)])])
 
 
 def compared(comparison: Mapping[str, Any]) -> list[Block]:

@@ -12,6 +12,15 @@ import numpy as np
 from influcoder_lightning.report.blocks import Number, Numbers, Text
 from influcoder_lightning.report.comparison import t_interval
 
+# Arms in words; others are called by their name.
+_WORDS = {
+    "top_k": "the {k} best samples",
+    "loop": "the loop's {k} samples",
+    "random_k": "{k} random ones",
+    "bottom_k": "the {k} worst",
+    "full": "all samples",
+}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -77,44 +86,64 @@ def headline_of(
         ),
         Number("seeds", str(found.seeds), "models per arm"),
     ]
-    sentence = verdict(found, arm, control, int(comparison["k"]))
+    k = int(comparison["k"])
     return [
-        Text(sentence, lead=True, terms=["held-out loss", "nats", arm, control]),
+        Text(verdict(found, arm, control, k), lead=True, terms=["held-out loss", "nats"]),
+        Text(certainty(found)),
         Numbers(items),
     ]
 
 
 def verdict(found: Difference, arm: str, control: str, k: int) -> str:
-    """Whether the arm beats its control, by how much and how sure that is, in plain words."""
-    size = f"{abs(found.mean):.{_digits(found.mean)}f} nats"
-    way = "below" if found.mean < 0 else "above"
-    where = f"The held-out loss after training on {k:,} samples is {size} {way} {control}'s"
-    if found.ci95 is None:
-        return f"{where} with {arm}, in a single run: one seed says nothing about chance."
-    low, high = found.ci95
-    ends = f"[{low:.{_digits(found.mean)}f}, {high:.{_digits(found.mean)}f}]"
-    paired = f"95 % interval of the difference {ends}, {found.seeds} seeds"
+    """Whether the arm beats its control, and by how much, in plain words.
+
+    Example:
+        >>> verdict(Difference(-0.5, (-0.7, -0.3), True, 3), "top_k", "random_k", 80)
+        'The 80 best samples beat 80 random ones: held-out loss is lower by 0.50 nats [0.30, 0.70].'
+    """
+    ours, theirs = (_WORDS.get(name, name).format(k=f"{k:,}") for name in (arm, control))
+    digits = _digits(found.mean)
+    size = f"{abs(found.mean):.{digits}f} nats"
+    way = "lower" if found.mean < 0 else "higher"
     if found.mean == 0:
-        return f"{arm} and {control} are level: their mean held-out losses are the same ({paired})."
+        return (
+            f"{_sentence(ours)} and {theirs} do equally well: the mean held-out loss is the same."
+        )
+    if found.ci95 is None:
+        return (
+            f"In a single run, {ours} gave a held-out loss that is {way} by {size} than that of "
+            f"{theirs}."
+        )
     if not found.clear:
         return (
-            f"Not shown that {arm} beats {control}: its mean held-out loss is {size} {way}, but "
-            f"the difference could be zero ({paired})."
+            f"Not shown that {ours} beat {theirs}: held-out loss is {way} by {size}, but "
+            "the difference may well be chance."
         )
-    doubt = (
-        "the arms' own intervals lie apart"
-        if found.apart
-        else "but the arms' own intervals overlap: more seeds would settle it"
-    )
-    if found.mean > 0:
-        return (
-            f"{arm} does worse than {control}: training on its samples raises the held-out loss "
-            f"by {size} ({paired}; {doubt})."
-        )
+    low, high = sorted(abs(end) for end in found.ci95)
+    does = "beat" if found.mean < 0 else "do worse than"
+    ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{_sentence(ours)} {does} {theirs}: held-out loss is {way} by {size} {ends}."
+
+
+def certainty(found: Difference) -> str:
+    """What the verdict rests on, and what would settle what it leaves open."""
+    if found.ci95 is None:
+        return "One seed says nothing about chance: give three or more (seeds=[0,1,2])."
+    low, high = (_signed(end, _digits(found.mean)) for end in found.ci95)
+    paired = f"95 % interval of the difference, seed by seed, over {found.seeds} seeds"
+    own = "lie apart" if found.apart else "overlap"
+    if not found.clear:
+        return f"{paired}: {low} to {high} nats, zero included. The arms' own intervals {own}."
+    if found.apart:
+        return f"In brackets the {paired}. The arms' own intervals lie apart as well."
     return (
-        f"{arm} beats {control}: training on its {k:,} samples lowers the held-out loss by "
-        f"{size} ({paired}; {doubt})."
+        f"In brackets the {paired}. The arms' own intervals overlap, though: more seeds would "
+        "make this surer."
     )
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _interval(found: Difference) -> str:

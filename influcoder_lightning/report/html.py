@@ -19,7 +19,7 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.report import explorer
 from influcoder_lightning.report.blocks import Chart, Figure, Samples, Section, Table
 from influcoder_lightning.report.glossary import definition
-from influcoder_lightning.report.markdown import cell, charts, link, one_line, write_report
+from influcoder_lightning.report.markdown import cells, charts, link, one_line, write_report
 
 MOST_BYTES = 4_800_000
 _MOST_ROWS = 300  # of a table; the files beside the report have all
@@ -115,8 +115,10 @@ class _Terms:
 
     def mark(self, text: str) -> Markup:
         """A column, label or name, linked to its definition where there is one."""
-        meaning = definition(text)
-        if meaning is None:
+        if definition(text) is None:
+            head, comma, rest = text.partition(",")
+            if comma and definition(head):  # "held-out loss, top_k"
+                return self.mark(head) + escape(_printable(comma + rest))
             return escape(_printable(text))
         return Markup('<a class="term" href="#{0}" aria-describedby="{0}">{1}</a>').format(
             self.anchor(text), _printable(text)
@@ -163,9 +165,7 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "columns": list(table.columns),
         "numeric": table.numeric(),
-        "rows": [
-            [one_line(cell(value), table.limit) for value in row] for row in table.rows[:_MOST_ROWS]
-        ],
+        "rows": [[one_line(text, table.limit) for text in row] for row in cells(table, _MOST_ROWS)],
         "n": len(table.rows),
     }
 

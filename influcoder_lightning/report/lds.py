@@ -20,7 +20,9 @@ def lds_headline(result: Mapping[str, Any]) -> list[Block]:
                 Number(
                     "best LDS", f"{best['lds']:.3f}", f"{best['name']} {_interval(best['ci95'])}"
                 ),
-                Number("seed agreement", f"{result['seed_agreement']:.3f}", "of two models of a subset"),
+                Number(
+                    "seed agreement", f"{result['seed_agreement']:.3f}", "two models of a subset"
+                ),
                 Number("subsets", f"{result['n_subsets']:,}"),
                 Number("seeds per subset", str(result["seeds_per_subset"])),
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
@@ -146,24 +147,49 @@ def charts(sections: Sequence[Section]) -> list[Chart]:
     return [chart for section in sections for chart in within(section.blocks)]
 
 
-def cell(value: Any) -> str:
-    """A value for people: numbers to four digits, None as a dash."""
+def cells(table: Table, rows: int | None = None) -> list[list[str]]:
+    """The first rows as text: the numbers of a column with as many decimals, None as a dash."""
+    shown = table.rows[:rows]
+    columns = [
+        _decimals([row[at] for row in shown]) if number else [_cell(row[at]) for row in shown]
+        for at, number in enumerate(table.numeric())
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _decimals(values: Sequence[float | int | None]) -> list[str]:
+    """Four digits of the largest number; each on its own where that would hide small ones."""
+    sizes = [abs(v) for v in values if isinstance(v, float) and v and math.isfinite(v)]
+    if not sizes:
+        return [_cell(value) for value in values]
+    places = min(6, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    if min(sizes) < 10**-places or max(sizes) >= 1e6:
+        return [_cell(value) for value in values]
+    while places and all(f"{size:.{places}f}".endswith("0") for size in sizes):
+        places -= 1
+    return [f"{v:.{places}f}" if isinstance(v, float) else _cell(v) for v in values]
 
 
 def _table(table: Table) -> str:
     lines = [
         [escape(column, table.limit) for column in table.columns],
         ["--:" if number else "---" for number in table.numeric()],
-        *([_cell(value, table.limit) for value in row] for row in table.rows),
+        *(
+            [text if number else _escaped(text, table.limit) for text, number in pairs]
+            for pairs in (zip(row, table.numeric(), strict=True) for row in cells(table))
+        ),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(value: Any, limit: int) -> str:
-    return cell(value) if value is None or isinstance(value, float) else escape(value, limit)
+def _escaped(text: str, limit: int) -> str:
+    return text if text == "-" else escape(text, limit)
 
 
 def _samples(samples: Samples) -> str:

@@ -25,9 +25,9 @@
     tip.hidden = false;
     const at = term.getBoundingClientRect();
     const wide = root.clientWidth - tip.offsetWidth - 8;
-    const below = at.bottom + tip.offsetHeight + 14 < innerHeight || at.top < tip.offsetHeight + 14;
+    const above = at.top > tip.offsetHeight + 14;
     tip.style.left = `${scrollX + Math.max(8, Math.min(at.left, wide))}px`;
-    tip.style.top = `${scrollY + (below ? at.bottom + 6 : at.top - tip.offsetHeight - 6)}px`;
+    tip.style.top = `${scrollY + (above ? at.top - tip.offsetHeight - 6 : at.bottom + 6)}px`;
   };
   const termOf = (event) => event.target.closest?.(".term");
   document.addEventListener("pointerover", (event) => {

@@ -9,10 +9,20 @@
     if (className) made.className = className;
     return made;
   };
-  const shown = (value) => {
-    if (value === null) return "-";
-    if (typeof value !== "number" || Number.isInteger(value)) return String(value);
-    return String(Number(value.toPrecision(4)));
+  // The numbers of a column with as many decimals; each on its own where that would hide small ones.
+  const writer = (values) => {
+    const sizes = values.filter((v) => typeof v === "number" && !Number.isInteger(v)).map(Math.abs);
+    const most = sizes.reduce((a, b) => Math.max(a, b), 0);
+    const least = sizes.reduce((a, b) => Math.min(a, b), Infinity);
+    const whole = sizes.length === 0;
+    let places = Math.min(6, Math.max(0, 3 - Math.floor(Math.log10(most || 1))));
+    while (places > 0 && sizes.every((size) => size.toFixed(places).endsWith("0"))) places -= 1;
+    const alike = least * 100 >= 10 ** -places && most < 1e6;
+    return (value) => {
+      if (value === null) return "-";
+      if (typeof value !== "number" || whole) return String(value);
+      return alike ? value.toFixed(places) : String(Number(value.toPrecision(4)));
+    };
   };
 
   for (const source of document.querySelectorAll("script.samples")) {
@@ -28,6 +38,7 @@
     const [back, forth] = box.querySelectorAll(".pager button");
     const where = box.querySelector(".pager span");
     const numeric = columns.map((_, at) => rows.every((row) => row[at] === null || typeof row[at] === "number"));
+    const shown = columns.map((_, at) => writer(rows.map((row) => row[at])));
     const marked = Object.fromEntries(Object.entries(marks).map(([name, places]) => [name, new Set(places)]));
     const haystacks = new Array(rows.length);
     let order = rows.map((_, place) => place);
@@ -49,6 +60,7 @@
       select.addEventListener("change", filter);
     }
     search.addEventListener("input", filter);
+    heads.forEach((head, at) => head.classList.toggle("number", numeric[at]));
     heads.forEach((head, at) => head.firstElementChild.addEventListener("click", () => sortBy(at)));
     back.addEventListener("click", () => turn(-1));
     forth.addEventListener("click", () => turn(1));
@@ -106,12 +118,12 @@
     function line(place) {
       const row = element("tr");
       columns.forEach((column, at) => {
-        const cell = element("td", undefined, numeric[at] ? "number" : LONG.has(column) ? column : at === columns.indexOf("sample") ? "id" : "");
+        const cell = element("td", undefined, numeric[at] ? "number" : LONG.has(column) ? column : "name");
         cell.dataset.column = column;
         cell.dir = "auto";
         // A screenful is enough here; the whole text is one click away.
-        if (LONG.has(column)) cell.append(element("div", shown(rows[place][at]).slice(0, 400), "brief"));
-        else cell.textContent = shown(rows[place][at]);
+        if (LONG.has(column)) cell.append(element("div", shown[at](rows[place][at]).slice(0, 400), "brief"));
+        else cell.textContent = shown[at](rows[place][at]);
         row.append(cell);
       });
       const open = element("button", undefined, "open");
