@@ -44,7 +44,11 @@ def valuation_sections(
         ranking: of the pool.
         folder: of the run; charts go into its `charts/`.
     """
-    pool, k = materials.pool, _size(materials, ranking)
+    pool = materials.pool
+    if not np.isfinite(ranking.scores).any():
+        nothing = Section("How the scores are spread", [Text("No sample has a finite score.")])
+        return [nothing, *_drift(store), _cost(store)]
+    k = _size(materials, ranking)
     rows = _rows_by_id(pool)
     several = rank_by_several(store, ranking, pool.identified())
     spread = _spread(ranking, several)
@@ -78,15 +82,14 @@ def _spread(ranking: Ranking, several: Several) -> Spread | None:
 
 def _distribution(ranking: Ranking, pool: Split, k: int) -> Section:
     found = describe_scores(ranking, k)
-    title = "How the scores are spread"
-    if found is None or found.threshold is None:
-        return Section(title, [Text("No sample has a finite score.")])
+    assert found is not None  # some score is finite
+    assert found.threshold is not None
     figure, beyond = plot_distribution(ranking, found, page.tasks(pool))
     outside = f"; {beyond:,} samples beyond the axis are counted at its ends" if beyond else ""
     without = f" {found.without:,} samples have no score." if found.without else ""
     low, high = found.quantiles[QUANTILES.index(0.25)], found.quantiles[QUANTILES.index(0.75)]
     return Section(
-        title,
+        "How the scores are spread",
         [
             Text(
                 f"The top {found.k:,} start at a score of {found.threshold:.3g}; half of all "
@@ -167,7 +170,7 @@ def _near_copies(
                 f"Near-copies: cosine of the samples' codes above {found.similarity:g}; samples "
                 f"that are linked by a chain of them are one group.{rest} Of each group the best "
                 f"{_MEMBERS} are listed, at most.",
-                terms=["code"],
+                terms=["near-copies"],
             ),
         ],
     )

@@ -175,6 +175,7 @@ def _draw(
             hover(bar, f"{name}: {height:,} from {left:.3g} to {right:.3g}")
         bottom += heights
     tidy(axes)
+    axes.tick_params(axis="x", pad=8)  # room for the quartiles' marks
     axes.set_ylim(0, 1.16 * bottom.max())  # room for what stands above the bars
     axes.set_xlabel("score", color=INK, fontsize=9)
     axes.set_ylabel("samples", color=INK, fontsize=9)

@@ -57,7 +57,7 @@ class Drift:
             every = f", here for instance {max(1, steps // 4)}"
         else:
             lengths = self.windows["end_step"] - self.windows["start_step"]
-            every = f", below the {max(1, int(lengths.median()))} of now"
+            every = f", now {max(1, int(lengths.median()))}"
         return (
             f"In {self.low} of {len(self.windows)} windows ({self.rows_low:.0%} of the rows) the "
             f"model moved so far that what the queries asked for at the start no longer held at "

@@ -40,7 +40,7 @@ def test_means_are_over_rows():
 def test_low_drift_is_told_with_what_to_do():
     assert "current when it was seen" in find_drift(windows([0.5, 0.9])).advice()
     several = find_drift(windows([0.1, 0.9])).advice()
-    assert "refresh_queries_every_n_steps, below the 10 of now" in several
+    assert "refresh_queries_every_n_steps, now 10" in several
     assert "for instance 25" in find_drift(windows([0.1], length=100)).advice()
 
 
