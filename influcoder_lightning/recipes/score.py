@@ -25,7 +25,6 @@ from influcoder_lightning.recipes.run_folder import (
     save_config,
     source_folder,
 )
-from influcoder_lightning.report import plot_ranking
 from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
@@ -35,7 +34,7 @@ _TOWARDS_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin",
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write ``ranking.csv``, ``ranking.png`` and a page.
+    """Write ``ranking.csv`` and a page.
 
     With new queries also a store that has them; from text, ``scores/`` and ``confidence.csv``, and
     with ``select.k`` also ``selected.jsonl``.
@@ -97,8 +96,22 @@ def _write(
     if known:
         fit_to_pool(ranking, pool, str(store.folder))
     ranking.save(folder / RANKING)
-    plot_ranking(ranking, folder / "ranking.png", page.tasks(pool))
     save_config(cfg, folder, pool=pool.fingerprint())
+    page.write(
+        folder,
+        [
+            page.opening("Samples ranked anew", materials, page.ranked(ranking, materials)),
+            page.ranking_section(ranking, pool),
+        ],
+    )
+    title = "Samples of an earlier run, valued anew" if known else "New samples, scored"
+    page.write(
+        folder,
+        [
+            page.opening(title, materials, page.ranked(ranking, materials)),
+            page.ranking_section(ranking, pool),
+        ],
+    )
     log.info("ranked %d samples by %s: %s", len(ranking), cfg.rank.method, folder / RANKING)
 
 
