@@ -131,14 +131,15 @@ def _near_copies(
         found = find_near_copies(SampleCodes(store)(ids))
     except StoreError as error:
         return Section(title, [Text(f"The samples cannot be compared: {error}")])
-    limited = f" (the first {size:,} of them)" if size < k else ""
+    limited = f" (the first {size:,} of them were compared)" if size < k else ""
+    repeats = _repeats([rows.get(str(name), {}) for name in ids.tolist()])
     if not found.groups:
         return Section(
             title,
             [
                 Text(
                     f"None: no two of the top {k:,}{limited} have codes with a cosine above "
-                    f"{found.similarity:g}, so they are {k:,} different lessons.",
+                    f"{found.similarity:g}.{repeats}",
                     terms=["near-copies"],
                 )
             ],
@@ -159,10 +160,10 @@ def _near_copies(
         title,
         [
             Text(
-                f"{found.in_groups:,} of the top {size:,} have a near-copy among them: a model "
-                f"learns nearly the same from both. With one of each group left, {found.distinct:,}"
-                f" distinct samples remain. To fill their places with new lessons, choose with "
-                "select.strategy=diverse.",
+                f"{found.in_groups:,} of the top {k:,}{limited} have a near-copy among them: a "
+                "model learns nearly the same from both. With one of each group left, "
+                f"{found.distinct:,} distinct samples remain. To fill their places with new "
+                f"lessons, choose with select.strategy=diverse.{repeats}",
                 terms=["near-copies"],
             ),
             Table(["copies", "rank", "score", "sample", "prompt", "response"], lines, limit=120),
@@ -173,6 +174,17 @@ def _near_copies(
                 terms=["near-copies"],
             ),
         ],
+    )
+
+
+def _repeats(rows: list[Mapping[str, Any]]) -> str:
+    """How many repeat another's text, which their codes need not show."""
+    texts = [(row["prompt"], row["response"]) for row in rows if "prompt" in row]
+    if not (again := len(texts) - len(set(texts))):
+        return ""
+    return (
+        f" {again:,} of them repeat the text of a better one, word for word; such copies can have "
+        "unlike codes where the model moved far between the steps that saw them."
     )
 
 
@@ -199,8 +211,8 @@ def _ambiguous(ranking: Ranking, spread: Spread, rows: Mapping[str, Mapping[str,
                 "that their rank is a compromise. "
                 + (
                     "If the queries are of several kinds, rank towards each kind on its own "
-                    "(recipe=score queries=...); if they are of one kind, look at these samples "
-                    "for mixed or unclear content."
+                    "(recipe=score queries=...); if they are of one kind, such a sample serves "
+                    "some of them and not the others: read it before you rely on its rank."
                     if queries
                     else "Do not trust their place before you have read them."
                 )

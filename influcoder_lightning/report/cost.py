@@ -106,17 +106,19 @@ def peak_memory() -> int | None:
 
 
 def plot_stages(seconds: Mapping[str, float]) -> Figure:
-    """Seconds of each stage of the command, as bars in the order in which they ended."""
-    names = list(seconds)
-    if len(names) > _LONGEST:
-        long = set(sorted(names, key=lambda name: -seconds[name])[: _LONGEST - 1])
-        shown = {name: seconds[name] for name in names if name in long}
-        shown["all others"] = sum(seconds[name] for name in names if name not in long)
-    else:
-        shown = dict(seconds)
+    """Seconds of each stage of the command, as bars in the order in which they ended.
+
+    Stages of less than a hundredth of the whole are one bar.
+    """
+    total = sum(seconds.values()) or 1.0
+    longest = sorted(seconds, key=lambda name: -seconds[name])[: _LONGEST - 1]
+    small = [name for name in seconds if name not in longest or seconds[name] < 0.01 * total]
+    shown = dict(seconds)
+    if len(small) > 1:
+        shown = {name: value for name, value in seconds.items() if name not in small}
+        shown[f"{len(small)} short ones"] = sum(seconds[name] for name in small)
     figure = Figure(figsize=(8, 0.7 + 0.32 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    total = sum(shown.values()) or 1.0
     for row, (name, value) in enumerate(shown.items()):
         [bar] = axes.barh(row, value, height=0.66, color=ACCENT)
         hover(bar, f"{name}: {duration(value)}, {value / total:.0%} of the command")

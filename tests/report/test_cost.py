@@ -62,11 +62,19 @@ def test_this_process_has_had_memory():
     assert peak_memory() > 2**20
 
 
-def test_stages_are_bars_and_small_ones_of_many_are_one():
-    figure = plot_stages({f"stage {i}": float(i) for i in range(30)})
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert len(widths) == 12
-    assert sum(widths) == np.arange(30).sum()
+def bars(seconds):
+    axes = plot_stages(seconds).axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    return dict(zip(names, [bar.get_width() for bar in axes.patches], strict=True))
+
+
+def test_stages_are_bars_and_short_ones_are_one():
+    assert bars({"a": 1.0, "b": 99.0}) == {"a": 1.0, "b": 99.0}
+    found = bars({"load": 0.1, "train": 50.0, "save": 0.2, "rank": 5.0})
+    assert found == {"train": 50.0, "rank": 5.0, "2 short ones": pytest.approx(0.3)}
+    many = bars({f"stage {i}": 1.0 + i for i in range(30)})
+    assert len(many) == 12
+    assert sum(many.values()) == np.arange(31).sum()
     plot_stages({"nothing": 0.0}).draw_without_rendering()
 
 
