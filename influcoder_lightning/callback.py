@@ -8,7 +8,7 @@ Values every training sample while a LoRA fine-tuning run goes on, and leaves th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -20,12 +20,16 @@ from torch import Tensor
 
 from influcoder_lightning.capture.features import causal_lm_losses
 from influcoder_lightning.capture.gradients import CapturedRows
-from influcoder_lightning.capture.losses import LossReduction, check_reduction
 from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.sample_ids import batch_labels
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.training.arguments import (
+    check_queries,
+    hooked_queries,
+    resolve_reduction,
+)
 from influcoder_lightning.training.cautions import warn_drift, warn_reduction
 from influcoder_lightning.training.checkpoints import Checkpointed
 from influcoder_lightning.training.failure import valuing
@@ -45,17 +49,21 @@ class InfluenceCallback(Checkpointed):
 
     Args:
         dirpath: folder of the store; default ``influence/`` in the Trainer's log directory.
-        query_dataloader: batches of query samples, re-iterable and in a fixed order. Without it
-            only ``self`` and baselines can rank until `InfluenceStore.add_queries` is called.
+        query_dataloader: batches of query samples, re-iterable and in a fixed order. None: what
+            ``query_dataloader()`` of the datamodule, or else of the module, returns, where there is
+            such a method. Without queries only ``self`` and baselines can rank until
+            `InfluenceStore.add_queries` is called.
         tokenizer: turns token ids back into text for the text tower, unless batches carry
-            ``prompt`` and ``response`` texts themselves.
+            ``prompt`` and ``response`` texts themselves. A tokenizer, its folder or its hub name.
         sample_id_key: key of the ids in a dict batch.
         labels_key: key of the token labels in a dict batch; in a tuple or list batch an index, or
             (any text) the last element.
         loss_reduction: how the training loss weighs samples: ``"token_mean"`` (Hugging Face's
             default), ``"sample_mean"``, ``"sum"`` (over tokens), or a callable
-            ``batch -> weights [B]`` with training loss = sum of weight x sample loss.
-        projector: ``"countsketch"`` or ``"identity"`` (no projection).
+            ``batch -> weights [B]`` with training loss = sum of weight x sample loss; it may be
+            given as its import path.
+        projector: ``"countsketch"``, ``"factored"``, ``"rademacher"`` (dense, slow) or
+            ``"identity"`` (no projection).
         sketch_dim: width of the sketch.
         code_dim: width of the float16 code kept for every row.
         text_encoder: sentence-transformers model (hub name, folder or object) to co-train.
@@ -76,6 +84,8 @@ class InfluenceCallback(Checkpointed):
         keep_states: checkpoints that can be resumed from, the newest ones.
         allow_compiled: value a model that went through ``torch.compile``. The rows are exact, but
             the hooks break the compiled graphs, so that training may round its last bits otherwise.
+        prog_bar: show the metrics ``influcoder/...`` (drift, encoder loss, share of the step time,
+            rows) in Lightning's progress bar; they are logged either way.
 
     Checkpoints that the Trainer saves carry the valuation: ``trainer.fit(..., ckpt_path=...)`` goes
     on with it, and drops what was captured after the checkpoint.
@@ -99,8 +109,10 @@ class InfluenceCallback(Checkpointed):
         tokenizer: Any = None,
         sample_id_key: str = "sample_id",
         labels_key: str | int = "labels",
-        loss_reduction: LossReduction = "token_mean",
-        projector: str = "countsketch",
+        loss_reduction: Literal["token_mean", "sample_mean", "sum"]
+        | Callable[..., Any]
+        | str = "token_mean",
+        projector: Literal["countsketch", "identity", "factored", "rademacher"] = "countsketch",
         sketch_dim: int = 8192,
         code_dim: int = 512,
         text_encoder: Any = None,
@@ -118,11 +130,13 @@ class InfluenceCallback(Checkpointed):
         segment_seconds: float = 60.0,
         keep_states: int = 3,
         allow_compiled: bool = False,
+        prog_bar: bool = False,
     ) -> None:
         super().__init__()
         self.dirpath = None if dirpath is None else str(dirpath)
         self.query_dataloader = query_dataloader
-        self.loss_reduction = loss_reduction
+        self._query_batches: Iterable[Any] | None = None
+        self.prog_bar = prog_bar
         self.co_train_every_n_steps = co_train_every_n_steps
         self.every_n_train_steps = every_n_train_steps
         self.refresh_queries_every_n_steps = refresh_queries_every_n_steps
@@ -150,7 +164,7 @@ class InfluenceCallback(Checkpointed):
                 keep_states=keep_states,
                 allow_compiled=allow_compiled,
             )
-            check_reduction(loss_reduction)
+            self.loss_reduction = resolve_reduction(loss_reduction)
         except ConfigError as error:
             raise MisconfigurationException(str(error)) from error
         positive = {
@@ -165,11 +179,8 @@ class InfluenceCallback(Checkpointed):
                 raise MisconfigurationException(
                     f"`{name}` must be a positive integer, got {value!r}."
                 )
-        if query_dataloader is not None and iter(query_dataloader) is query_dataloader:
-            raise MisconfigurationException(
-                "`query_dataloader` is an iterator that can be read once; it is read at the start "
-                "of every window. Pass a DataLoader or a list of batches."
-            )
+        if query_dataloader is not None:
+            check_queries(query_dataloader, "`query_dataloader`")
 
     def query_loss(self, pl_module: LightningModule, batch: Any) -> Tensor:
         """Mean response loss [B] of each query in ``batch``, differentiable.
@@ -218,6 +229,9 @@ class InfluenceCallback(Checkpointed):
         self._window_start: tuple[int, int] | None = None
         pointer, self._resume, self._pointer = self._resume, None, None
         folder = self._folder(trainer, pointer)
+        self._query_batches = self.query_dataloader
+        if self._query_batches is None:
+            self._query_batches = hooked_queries(trainer, pl_module)
         config = {
             "loss_reduction": getattr(self.loss_reduction, "__qualname__", self.loss_reduction),
             "every_n_train_steps": self.every_n_train_steps,
@@ -293,7 +307,7 @@ class InfluenceCallback(Checkpointed):
             self._agree(trainer)
             self._end_step(trainer)
             if not self._given_up and logs_now(trainer):
-                pl_module.log_dict(self._metrics(), batch_size=1, on_step=True, on_epoch=False)
+                pl_module.log_dict(self._metrics(), batch_size=1, prog_bar=self.prog_bar)
 
     @valuing
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -424,7 +438,7 @@ class InfluenceCallback(Checkpointed):
         self._queries, self._window_start = None, (epoch, step)
         warn_drift(drift, self.drift_warn)
         if drift is not None and drift == drift and not trainer.barebones:
-            pl_module.log("influcoder/drift", drift, batch_size=1)
+            pl_module.log("influcoder/drift", drift, batch_size=1, prog_bar=self.prog_bar)
 
     @valuing
     def _begin_batch(self, trainer: Trainer, batch: Any) -> None:
@@ -447,11 +461,11 @@ class InfluenceCallback(Checkpointed):
     def _query_rows(
         self, trainer: Trainer, pl_module: LightningModule, valuation: Valuation
     ) -> RowBatch | None:
-        if self.query_dataloader is None:
+        if self._query_batches is None:
             return None
         with trainer.precision_plugin.forward_context():
             return valuation.query_rows(
-                self.query_dataloader, lambda batch: self.query_loss(pl_module, batch)
+                self._query_batches, lambda batch: self.query_loss(pl_module, batch)
             )
 
     def _metrics(self) -> dict[str, float]:

@@ -20,19 +20,23 @@ def device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, option: str = "model.name") -> Any:
     """A tokenizer with a pad token, by hub name or local folder.
+
+    Args:
+        name: of the folder or on the hub.
+        option: that the name was given as, for messages.
 
     Raises:
         ConfigError: it cannot be loaded, or has neither a pad nor an end token.
     """
     from transformers import AutoTokenizer
 
-    _refuse_missing_folder(name)
+    _refuse_missing_folder(name, option)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
-        raise ConfigError(_not_loadable("tokenizer", name, error)) from error
+        raise ConfigError(_not_loadable("tokenizer", name, error, option)) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ConfigError(
@@ -140,17 +144,17 @@ def _check_ranks(folder: Path) -> None:
             raise ValueError(f"r={rank!r:.60} in adapter_config.json is no rank of its weights")
 
 
-def _refuse_missing_folder(name: str) -> None:
+def _refuse_missing_folder(name: str, option: str = "model.name") -> None:
     """A path that is not there must not be asked for at the hub."""
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
-        raise ConfigError(f"model.name={name}: no such folder.")
+        raise ConfigError(f"{option}={name}: no such folder.")
     if Path(name).is_dir() and (why := why_no_model(Path(name))):
-        raise ConfigError(f"model.name={name}: {why}. Give a folder written by save_pretrained.")
+        raise ConfigError(f"{option}={name}: {why}. Give a folder written by save_pretrained.")
 
 
-def _not_loadable(what: str, name: str, error: Exception) -> str:
+def _not_loadable(what: str, name: str, error: Exception, option: str = "model.name") -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"no {what} could be loaded from model.name={name!r}: {first} Give a folder written by "
+        f"no {what} could be loaded from {option}={name!r}: {first} Give a folder written by "
         "save_pretrained, or a name on the Hugging Face hub that is reachable from here."
     )

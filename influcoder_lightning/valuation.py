@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -35,6 +35,7 @@ from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder
@@ -109,6 +110,8 @@ class Valuation:
         pointer: Mapping[str, Any] | None = None,
         optimizer: Any = None,
     ) -> None:
+        if isinstance(options.tokenizer, str):
+            options = replace(options, tokenizer=load_tokenizer(options.tokenizer, "tokenizer"))
         compiled = bool(compiled_parts(module))
         if compiled and not options.allow_compiled:
             refuse_compiled(module)

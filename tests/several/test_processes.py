@@ -75,6 +75,7 @@ def test_two_processes_capture_what_one_does(tmp_path, kind):
     store = launch(tmp_path, kind, co_train=False, optimizer_features=updates)
     assert store.attributes["complete"]
     assert store.attributes["parts"] == [8, 8]
+    assert store.attributes["cost"]["processes"] == 2
     left, right = by_key(store), by_key(reference)
     assert left.keys() == right.keys()
     assert max(relative_error(left[key], right[key]) for key in right) <= 1e-5
@@ -91,6 +92,14 @@ def test_two_processes_capture_what_one_does(tmp_path, kind):
         for s in (store, reference)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+
+
+def test_each_process_reads_all_queries_of_the_modules_hook(tmp_path):
+    store, alone = launch(tmp_path, "ddp", queries="hook"), one_process(tmp_path)
+    assert store.query_ids.tolist() == alone.query_ids.tolist()
+    ours, expected = store.query_sketches(), alone.query_sketches()
+    assert ours.shape == expected.shape
+    assert relative_error(ours, expected) < 1e-3
 
 
 def test_repeats_of_the_sampler_are_kept_out_and_counted(tmp_path):

@@ -65,7 +65,10 @@ def main(folder: Path, kind: str, options: dict) -> None:
     n_samples, ckpt = options.pop("n_samples", 16), options.pop("ckpt", None)
     epochs, save = options.pop("epochs", 1), options.pop("save", False)
     settings = {"sketch_dim": 256, "code_dim": 8, "keep_sketches": True} | options
-    if settings.pop("queries", True):
+    queries = settings.pop("queries", True)
+    if queries == "hook":
+        module.query_dataloader = lambda: loader(tokens(3, seed=52), 2)
+    elif queries:
         settings["query_dataloader"] = loader(tokens(3, seed=52), 2)
     if options.pop("trouble", False):
         fail_on_the_second_process()
