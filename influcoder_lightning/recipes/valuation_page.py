@@ -50,7 +50,9 @@ def valuation_sections(
         return [nothing, *_drift(store), _cost(store)]
     k = _size(materials, ranking)
     rows = _rows_by_id(pool)
-    several = rank_by_several(store, ranking, pool.identified())
+    with stages.stage("comparing with other methods") as done:
+        several = rank_by_several(store, ranking, pool.identified())
+        done.result = f"{len(several.rankings)} rankings of {several.n_used:,} samples"
     spread = _spread(ranking, several)
     return [
         _distribution(ranking, pool, k),
@@ -277,7 +279,8 @@ def _drift(store: InfluenceStore) -> list[Section]:
 def _cost(store: InfluenceStore) -> Section:
     cost = find_cost(store.attributes, store.n_rows, store.path)
     memory = peak_memory()
-    frozen = store.attributes.get("config", {}).get("mode") == "frozen"
+    config = store.attributes.get("config")
+    frozen = isinstance(config, Mapping) and config.get("mode") == "frozen"
     several = cost.processes is not None and cost.processes > 1
     summed = f"summed over {cost.processes} processes" if several else ""
     blocks: list[Block] = [

@@ -77,6 +77,16 @@ def test_a_resumed_run_adds_up_what_came_before_its_checkpoint(tmp_path, monkeyp
         assert cost[name] == end[name] > before[name]
 
 
+def test_a_checkpoint_that_does_not_know_leaves_the_cost_unknown(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Valuation, "_clock", lambda self: None)  # as of an earlier release
+        with pytest.warns(UserWarning, match="incomplete"):
+            assert "cost" not in fit(tmp_path, stop=True).attributes
+    store = fit(tmp_path, ckpt=str(next((tmp_path / "ckpt").glob("*.ckpt"))))
+    assert store.attributes["complete"]
+    assert "cost" not in store.attributes
+
+
 def test_a_run_without_training_says_it_too(tmp_path):
     samples = loader(POOL, 4)
     store = extract_features(tiny_peft(), samples, tmp_path, show_progress=False, **OPTIONS)
