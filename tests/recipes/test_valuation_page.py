@@ -20,7 +20,8 @@ from influcoder_lightning import (
 )
 from influcoder_lightning.recipes.materials import Split
 from influcoder_lightning.recipes.valuation_page import valuation_sections
-from influcoder_lightning.report import Chart, Numbers, Table, Text, write_page
+from influcoder_lightning.report import Chart, Folded, Numbers, Table, Text, write_page
+from influcoder_lightning.report.glossary import definition
 
 POOL = tokens(24, seed=61)
 POOL[7] = {name: value.clone() for name, value in POOL[3].items()}  # a copy
@@ -87,6 +88,27 @@ def test_a_training_run_has_every_section(trained, tmp_path):
     for section in sections:
         for chart in blocks(section, Chart):
             assert (tmp_path / chart.path).is_file()
+
+
+def words(section_blocks):
+    """Every column, label and term that a reader may want explained."""
+    for block in section_blocks:
+        if isinstance(block, Folded):
+            yield from words(block.blocks)
+        elif isinstance(block, Table):
+            yield from block.columns
+        elif isinstance(block, Numbers):
+            yield from (item.label for item in block.items)
+        elif isinstance(block, Text | Chart):
+            yield from block.terms
+
+
+def test_every_word_is_explained(trained, frozen, tmp_path):
+    plain = {"sample", "task", "prompt", "response", "method", "why", "to"}
+    for store, method in ((trained, "cosine"), (frozen, "self")):
+        for section in valuation_sections(materials(), store, store.rank(method), tmp_path):
+            unknown = {word for word in words(section.blocks) if not definition(word)} - plain
+            assert not unknown, section.title
 
 
 def test_without_queries_or_training_the_sections_that_need_them_are_missing(frozen, tmp_path):
