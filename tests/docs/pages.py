@@ -115,7 +115,7 @@ def run(block: Block, folder: Path, names: dict[str, Any]) -> None:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=folder,
-            env={**os.environ, "PATH": path},
+            env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

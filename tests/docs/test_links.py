@@ -44,3 +44,10 @@ def test_relative_links_lead_somewhere(path):
         elif anchor and anchor not in anchors(target):
             wrong.append(f"{link}: no such heading")
     assert not wrong, wrong
+
+
+def test_the_list_of_how_to_pages_is_complete():
+    folder = ROOT / "docs" / "how-to"
+    listed = _LINK.findall((folder / "index.md").read_text(encoding="utf-8"))
+    pages = {path.name for path in folder.glob("*.md")} - {"index.md"}
+    assert pages <= set(listed), pages - set(listed)
