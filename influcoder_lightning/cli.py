@@ -12,13 +12,19 @@ from pathlib import Path
 from time import perf_counter
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from influcoder_lightning.ending import ending, full_errors, raised_by_hydra
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.keys import RECIPES, refuse_unknown_arguments, refuse_unknown_keys
+from influcoder_lightning.keys import (
+    RECIPES,
+    keys_of_own_files,
+    refuse_unknown_arguments,
+    refuse_unknown_keys,
+)
 
 __all__ = ["RECIPES", "main", "run_recipe"]
 
@@ -44,6 +50,8 @@ def main(recipe: str | None = None) -> None:
 def _app(cfg: DictConfig) -> float | None:
     config = HydraConfig.get()
     given = [_key(argument) for argument in config.overrides.task]
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    given += keys_of_own_files(config.runtime.choices, sources)
     recipe, folder = str(config.runtime.choices["recipe"]), Path(config.runtime.output_dir)
     if config.mode == RunMode.MULTIRUN:  # Hydra says which job of the sweep it was
         return _run(recipe, cfg, folder, given)
@@ -59,7 +67,7 @@ def run_recipe(
         recipe: its name.
         cfg: all keys of conf/config.yaml.
         folder: of the run; nothing is written elsewhere.
-        given: keys that were set on the command line.
+        given: keys that were set on the command line, or in files of the user's own.
 
     Returns:
         What a sweep may minimise: a held-out loss, where the recipe measures one.
@@ -72,7 +80,10 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     refuse_unknown_keys(cfg)
     if recipe not in RECIPES:
-        raise ConfigError(f"recipe={recipe} is no recipe. Recipes: {', '.join(RECIPES)}")
+        raise ConfigError(
+            f"recipe={recipe} is none of {', '.join(RECIPES)}. Settings of your own go on top of "
+            "one: +experiment=<name>, see docs/how-to/hydra.md."
+        )
     from influcoder_lightning.recipes.closing import print_closing
     from influcoder_lightning.recipes.config_kinds import check_kinds
     from influcoder_lightning.recipes.loggers import close_loggers

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning.errors import ConfigError
@@ -79,6 +80,25 @@ def refuse_unknown_keys(cfg: DictConfig) -> None:
     known = all_keys()
     for key in _leaves(cfg, ""):
         _refuse(key, known, " A file of yours that sets keys begins with `# @package _global_`.")
+
+
+def keys_of_own_files(choices: Mapping[str, Any], sources: Iterable[ConfigSource]) -> list[str]:
+    """Keys that the user's own configuration files set, such as those of ``+experiment=mine``.
+
+    Args:
+        choices: group -> chosen file, as Hydra composed them.
+        sources: where Hydra looked for them, first to last.
+    """
+    found: list[str] = []
+    for group, choice in choices.items():
+        path = f"{group}/{choice}"
+        if group in _GROUPS or group.startswith("hydra/") or choice is None:
+            continue
+        source = next((s for s in sources if s.available() and s.is_config(path)), None)
+        content = None if source is None else source.load_config(path).config
+        if isinstance(content, DictConfig):
+            found += [key for key in _leaves(content, "") if key.split(".")[0] != "defaults"]
+    return found
 
 
 @cache
