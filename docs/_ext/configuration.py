@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from influcoder_lightning.cli import RECIPES
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -87,7 +89,7 @@ def heading(path: Path) -> list[str]:
 
 def keys_page() -> str:
     """Markdown: every key of `config.yaml`, then those of the other groups."""
-    recipes = {path.stem: read(path) for path in sorted((CONF / "recipe").glob("*.yaml"))}
+    recipes = {name: read(CONF / "recipe" / f"{name}.yaml") for name in RECIPES}
     overrides: dict[str, list[str]] = {}
     for recipe, keys in recipes.items():
         for leaf in (leaf for key in keys for leaf in key.leaves()):
@@ -123,8 +125,9 @@ def keys_page() -> str:
 def recipes_page() -> str:
     """Markdown: every recipe with the comment at its head; indented lines are commands."""
     parts = []
-    for path in sorted((CONF / "recipe").glob("*.yaml")):
-        parts += [f"### {path.stem}", ""]
+    for recipe in RECIPES:
+        path = CONF / "recipe" / f"{recipe}.yaml"
+        parts += [f"### {recipe}", ""]
         command = False
         for line in heading(path):
             if line.startswith("  ") != command:
