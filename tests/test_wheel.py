@@ -75,5 +75,5 @@ def test_the_command_runs_from_any_directory(installed, tmp_path):
         executables / "python", "-c", code, *small, f"hydra.run.dir={tmp_path / 'r'}", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    for name in ("config.yaml", "ranking.csv", "selected.jsonl", "comparison.json", "report.md"):
+    for name in ("config.yaml", "ranking.csv", "selected.jsonl", "comparison.json", "report.html"):
         assert (tmp_path / "r" / name).is_file(), name

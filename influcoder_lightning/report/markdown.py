@@ -45,10 +45,13 @@ def one_line(text: Any, limit: int | None = None) -> str:
         >>> one_line("one\\n\\n two three", limit=8)
         'one two…'
     """
+    text = str(text)
+    # A text of millions of characters is not looked at whole; what is cut here may be all spaces.
+    head = text if limit is None else text[: 10 * limit]
     # Controls, line ends and invisible direction marks all become a space.
-    flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
+    flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in head)
     flat = re.sub(" +", " ", flat).strip()
-    if limit is not None and len(flat) > limit:
+    if limit is not None and (len(flat) > limit or len(head) < len(text)):
         flat = flat[: limit - 1].rstrip() + "…"
     return flat
 

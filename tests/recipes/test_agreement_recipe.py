@@ -45,6 +45,7 @@ def test_files_of_a_run(scores, monkeypatch):
         "agreement.json",
         "agreement.png",
         "config.yaml",
+        "report.html",
         "report.md",
     }
     result = json.loads((folder / "agreement.json").read_text())

@@ -70,7 +70,7 @@ def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path,
     assert result["n_subsets"] == 5
     assert set(result["removal"]) == {"cosine", "random"}
     assert [point["n_removed"] for point in result["removal"]["cosine"]] == [1, 4]
-    for name in ("lds.csv", "lds.png", "removal.png", "report.md", "config.yaml"):
+    for name in ("lds.csv", "lds.png", "removal.png", "report.html", "config.yaml"):
         assert (folder / name).stat().st_size > 0
 
     losses = next((folder / "models").glob("losses_*"))

@@ -95,7 +95,7 @@ def test_quickstart_writes_every_file_of_the_contract(base):
         assert len(arm["eval_loss"]) == (1 if name == "base" else 3)
         assert (arm["ci95"] is None) == (name == "base")
     assert result == pytest.approx(comparison["arms"]["top_k"]["mean"])
-    for name in ("comparison.csv", "comparison.png", "ranking.png", "report.md", "planted.json"):
+    for name in ("comparison.csv", "comparison.png", "ranking.png", "report.html", "planted.json"):
         assert (base / name).stat().st_size > 0
     assert (base / "adapter" / "adapter_config.json").is_file()
     report = (base / "report.md").read_text()
@@ -138,7 +138,7 @@ def test_pipeline_equals_the_steps_of_the_quickstart(base, tmp_path):
     result = run("pipeline", tmp_path, f"from={base}", "model.template=null")
     assert (tmp_path / "ranking.csv").read_text() == (base / "ranking.csv").read_text()
     assert result == pytest.approx(float((base.parent / "result").read_text()))
-    assert "report.md" in {path.name for path in tmp_path.iterdir()}
+    assert {"report.html", "report.md"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("strategy", ["bottom_k", "random", "diverse", "threshold", "per_group"])
@@ -164,7 +164,7 @@ def test_valuate_frozen_with_a_trained_adapter(base, tmp_path):
     assert store.n_rows == N
     assert len(store.windows) == 1
     assert len(csv_ids(tmp_path / "ranking.csv")) == N
-    for name in ("config.yaml", "ranking.png", "report.md"):
+    for name in ("config.yaml", "ranking.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
 
 

@@ -86,7 +86,7 @@ def test_fidelity_fills_the_whole_table_and_goes_on_where_it_stopped(
     assert {line["n_pool"] for line in result["curve"]} == {10, 24}
     assert result["cascade"][0]["cascade"] == result["cascade"][0]["random"]
     assert result["states_agree"] is not None
-    for name in ("fidelity.csv", "fidelity.png", "curve.png", "cascade.png", "report.md"):
+    for name in ("fidelity.csv", "fidelity.png", "curve.png", "cascade.png", "report.html"):
         assert (folder / name).stat().st_size > 0
     assert not (folder / "work").exists()
     with pytest.raises(SystemExit):
