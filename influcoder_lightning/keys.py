@@ -34,6 +34,10 @@ _OPEN = ("select.quota", "lds.scores", "logger")
 # Choices between whole files of conf/, and not keys.
 _GROUPS = ("recipe", "logger")
 _OWN_FILES = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
+_VALUED_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg",
+                 "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")  # fmt: skip
+_FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun",
+          "-m", "--shell-completion", "-sc", *_VALUED_FLAGS)  # fmt: skip
 _OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
 _LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
@@ -53,7 +57,9 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
     """
     own_files = any(a.lstrip("+").startswith(_OWN_FILES) for a in arguments)
     known = all_keys()
-    for argument in arguments:
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if before not in _VALUED_FLAGS:
+            _refuse_other_forms(argument)
         match = _OVERRIDE.match(argument)
         if match is None or argument.startswith("-") or (match[1] != "~" and match[3] != "="):
             continue
@@ -69,6 +75,19 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
         if own_files and "." not in key:
             continue
         _refuse(key, known)
+
+
+def _refuse_other_forms(argument: str) -> None:
+    """``valuate`` and ``--select.k=3``, as other commands take them."""
+    name = argument.partition("=")[0]
+    if argument.startswith("-"):
+        if name not in _FLAGS:
+            raise ConfigError(
+                f"unknown option {name!r}. Keys are given without dashes, like select.k=100."
+            )
+    elif "=" not in argument and not argument.startswith("~"):
+        given = f"recipe={argument}" if argument in RECIPES else f"{argument}=<value>"
+        raise ConfigError(f"{argument!r} has no value. Keys are given as key=value: {given}")
 
 
 def refuse_unknown_keys(cfg: DictConfig) -> None:

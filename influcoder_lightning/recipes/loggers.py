@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
@@ -69,12 +70,12 @@ def _logger(name: str, node: Any, folder: Path) -> Logger:
         options["save_dir"] = str(_inside(folder, str(options.get("save_dir") or "."), name))
     try:
         logger = instantiate(options)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"logger={name} needs a package that is not installed: pip install {name}"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"logger.{name}: {error}") from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ConfigError(
+                f"logger={name} needs a package that is not installed: pip install {name}"
+            ) from error
+        raise ConfigError(f"logger.{name}: {error.__cause__ or error}") from error
     assert isinstance(logger, Logger)
     return logger
 

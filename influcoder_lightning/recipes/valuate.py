@@ -17,7 +17,7 @@ from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
-from influcoder_lightning.recipes.run_folder import RANKING, plain, save_config
+from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report.loggers import log_ranking
@@ -25,6 +25,9 @@ from influcoder_lightning.resume import forget_states
 from influcoder_lightning.store.folder import refuse_existing
 
 log = logging.getLogger(__name__)
+_WITH_MODEL = ("icp", "rds")
+_WITH_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled",
+                 "encoder", "tfidf", "bm25")  # fmt: skip
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
 
 
@@ -77,11 +80,31 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     """The store of a valuation run on the pool; see `check` for what is refused."""
     cfg = materials.cfg
     check(cfg, folder)
+    for key in ("model.name", "data.pool"):
+        require(cfg, key, materials.recipe)
+    _check_method(cfg)
     where = folder / "influence"
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
     for reason, count in store.attributes["counts"]["kept_out"].items():
         log.warning("%d rows were kept out: %s", count, reason)
     return store
+
+
+def _check_method(cfg: DictConfig) -> None:
+    """Refuse a method that could not rank what this run will have."""
+    method = cfg.rank.method
+    if method in _WITH_MODEL:
+        raise ConfigError(
+            f"rank.method={method} asks a model, not a valuation: use recipe=icp, or "
+            f"recipe=lds lds.methods=[{method}]."
+        )
+    if cfg.data.query is None and method in _WITH_QUERIES:
+        raise ConfigError(
+            f"rank.method={method} ranks by queries: give data.query=<file>, or a method that "
+            "needs none, like rank.method=self."
+        )
+    if method == "less" and not cfg.influence.optimizer_features:
+        raise ConfigError("rank.method=less needs influence.optimizer_features=true.")
 
 
 def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
