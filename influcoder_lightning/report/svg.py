@@ -40,6 +40,7 @@ def chart_svg(figure: Figure, name: str, caption: str) -> str:
         name: unique in the page, of letters, digits and hyphens; all ids start with it.
         caption: what a screen reader says.
     """
+    caption = _NOT_XML.sub(" ", caption)
     root = ElementTree.fromstring(_NOT_XML.sub(" ", _drawn(figure, "svg", name).decode()))
     _drop_declarations(root)
     _rename_ids(root, name)

@@ -225,7 +225,8 @@ def test_a_phone_has_no_sideways_scroll_and_readable_charts(visit):
         assert page.locator("header .wide svg").is_hidden()
         sizes = page.evaluate(
             """() => [...document.querySelectorAll('figure svg text')]
-            .filter((t) => t.checkVisibility()).map((t) => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a)"""
+            .filter((t) => t.checkVisibility())
+            .map((t) => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a)"""
         )
         assert min(sizes) >= 10
         assert page.locator(".explorer tbody tr").first.is_visible()

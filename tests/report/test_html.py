@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from influcoder_lightning.errors import DataError
@@ -26,6 +26,7 @@ from influcoder_lightning.report import (
     write_page,
 )
 from influcoder_lightning.report.explorer import fit, script_json
+from influcoder_lightning.report.glossary import definition
 from influcoder_lightning.report.html import MOST_BYTES, page
 
 HERE = Path()
@@ -125,6 +126,7 @@ PLAIN = Page(page(HERE, everything("word")))
 @example(HOSTILE[7])
 @example(HOSTILE[8])
 def test_no_text_breaks_out(text):
+    assume(definition(text.partition(",")[0]) is None)  # a known word becomes a link
     html = page(HERE, everything(text))
     html.encode("utf-8")
     found = Page(html)
