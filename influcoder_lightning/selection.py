@@ -239,23 +239,23 @@ def resolve_groups(ranking: Ranking, groups: Groups) -> list[Any]:
     Raises:
         RankingError: a sample without a group, or a sequence of another length.
     """
-    keys = id_keys(ranking.sample_ids)
+    n = len(ranking)
     if isinstance(groups, Mapping):
         by_key = {str(sample_id): group for sample_id, group in groups.items()}
-        labels = [by_key.get(key) for key in keys]
-    elif isinstance(groups, str) or not hasattr(groups, "__len__") or len(groups) != len(keys):
+        labels = [by_key.get(key) for key in id_keys(ranking.sample_ids)]
+    elif isinstance(groups, str) or not hasattr(groups, "__len__") or len(groups) != n:
         given = f"{len(groups)} entries" if hasattr(groups, "__len__") else f"{groups!r:.60}"
         raise RankingError(
-            f"groups has {given} for {len(keys)} samples; give one per sample in "
+            f"groups has {given} for {n} samples; give one per sample in "
             "the order of ranking.sample_ids, or a mapping id -> group"
         )
     else:
         labels = list(groups.tolist() if hasattr(groups, "tolist") else groups)
-    without = [key for key, label in zip(keys, labels, strict=True) if label is None]
+    without = [place for place, label in enumerate(labels) if label is None]
     if without:
         raise RankingError(
-            f"{len(without)} of {len(keys)} samples have no group: {first_few(without)}; "
-            "name a group for each sample"
+            f"{len(without)} of {n} samples have no group: "
+            f"{first_few(id_keys(ranking.sample_ids[without]))}; name a group for each sample"
         )
     if wrong := [label for label in labels if not isinstance(label, Hashable)]:
         raise RankingError(f"the group {wrong[0]!r:.60} is no name; give text or numbers")

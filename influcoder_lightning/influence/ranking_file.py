@@ -52,17 +52,22 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
     try:
         if per_query:
             _save_per_query(ranking, path, order)
-        with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-            file.write("sample_id,score,rank\n")
-            for start in range(0, len(order), _BLOCK):
-                some = order[start : start + _BLOCK]
-                keys, scores = id_keys(ranking.sample_ids[some]), ranking.scores[some].tolist()
-                for place, (key, score) in enumerate(zip(keys, scores, strict=True), start + 1):
-                    file.write(f"{_quoted(key)},{score!r},{place}\n")
+        _write_csv(ranking, path, order, "sample_id,score,rank", ranking.scores, ranking.ranks)
     except UnicodeEncodeError as error:
         raise RankingError(
             f"a sample id cannot be written as UTF-8 ({error}); rename the ids of the pool"
         ) from error
+
+
+def save_confidence(ranking: Ranking, path: str | os.PathLike[str]) -> None:
+    """Write `path` as CSV `sample_id,confidence`, best sample first; replaced as a whole.
+
+    Raises:
+        RankingError: the method that made the ranking states none.
+    """
+    if ranking.confidence is None:
+        raise RankingError(f"a ranking by {ranking.method or 'no method'} has no confidence")
+    _write_csv(ranking, Path(path), ranking.order, "sample_id,confidence", ranking.confidence)
 
 
 def load(
@@ -108,6 +113,18 @@ def load(
         method="file",
         metadata={"path": str(path)},
     )
+
+
+def _write_csv(
+    ranking: Ranking, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[Any]
+) -> None:
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"{header}\n")
+        for start in range(0, len(order), _BLOCK):
+            some = order[start : start + _BLOCK]
+            values = [column[some].tolist() for column in columns]
+            for key, *cells in zip(id_keys(ranking.sample_ids[some]), *values, strict=True):
+                file.write(f"{_quoted(key)},{','.join(map(repr, cells))}\n")
 
 
 def _quoted(key: str) -> str:

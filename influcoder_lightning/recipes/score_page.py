@@ -68,7 +68,7 @@ def write(
             _distribution(scored, tasks, len(chosen)),
             _samples(scored),
             _confidence(scored),
-            _next_steps(folder),
+            _next_steps(folder, bool(chosen)),
         ],
     )
 
@@ -85,12 +85,12 @@ def _opening(cfg: DictConfig, scored: ScoredPool, chosen: Sequence[Sample], cost
     if chosen:
         numbers.insert(1, Number("selected", f"{len(chosen):,}", cfg.select.strategy))
     return Section(
-        f"{len(ranking):,} new samples, scored from their text",
+        f"{len(ranking):,} samples, scored from their text",
         [
             Text(
                 f"{cfg.data.pool} was scored towards the {ranking.metadata['n_queries']} queries "
-                f"of {cfg.queries or cfg['from']}. No sample of it was trained on: the text tower "
-                "of that run guesses which way each would move the model. A high score means the "
+                f"of {cfg.queries or cfg['from']}. The text tower of that run guesses from prompt "
+                "and response which way each sample would move the model; a high score means the "
                 "way that the queries ask for.",
                 terms=("queries", "score"),
             ),
@@ -151,15 +151,14 @@ def _confidence(scored: ScoredPool) -> Section:
     return Section("How sure the scores are", blocks)
 
 
-def _next_steps(folder: Path) -> Section:
+def _next_steps(folder: Path, chosen: bool) -> Section:
     at = shlex.quote(str(folder))
-    return Section(
-        "Go on from here",
-        [
-            Text(
-                "To choose others, repeat the command of this run with resume=true and another "
-                "select.k: nothing is scored again. To train a LoRA on the chosen rows:"
-            ),
-            Code(f"influcoder recipe=retrain from={at}"),
-        ],
+    again = Text(
+        "To choose other rows, repeat the command of this run with resume=true and another "
+        "select.k: nothing is scored again."
     )
+    retrain = [
+        Text("Train a LoRA on the chosen rows:"),
+        Code(f"influcoder recipe=retrain from={at}"),
+    ]
+    return Section("Go on from here", [again, *(retrain if chosen else [])])

@@ -14,6 +14,7 @@ from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.data.overlap import PoolOverlap
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.encoder import tower_and_queries
+from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.recipes import score_page
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, plain, require, save_config
@@ -95,7 +96,7 @@ class TextScores:
         parts.begin(scoring.settings(pool.fingerprint), cfg.resume)
         before = parts.n_sealed_rows()
         if before:
-            log.info("%d of %d rows were scored before", before, pool.n_rows)
+            log.info("%s of %s rows were scored before", f"{before:,}", f"{pool.n_rows:,}")
         with stage("scoring", pool.n_rows, "rows") as done:
             scoring.run(cfg.score.processes, done)
             done.result = f"{pool.n_rows - before:,} rows"
@@ -104,8 +105,7 @@ class TextScores:
             scored = ScoredPool(cfg.data.pool, parts.read(), len(ids))
             ranking = scored.ranking
             ranking.save(self.folder / RANKING)
-            sure = ranking.to_frame()[["sample_id", "confidence"]]
-            sure.to_csv(self.folder / "confidence.csv", index=False)
+            save_confidence(ranking, self.folder / "confidence.csv")
             tasks = None if pool.tasks is None else scored.of_samples(pool.tasks)
             plot_ranking(ranking, self.folder / "ranking.png", tasks)
         chosen = self._select(scored)

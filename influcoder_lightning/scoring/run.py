@@ -134,6 +134,7 @@ _GO_ON = "What was sealed is kept: the same command with resume=true goes on beh
 
 def _work(process: int, scoring: Scoring, shares: Sequence[Sequence[int]], threads: int) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", DeprecationWarning)  # of libraries among themselves
     if "OMP_NUM_THREADS" not in os.environ:  # else BLAS and torch have read it
         torch.set_num_threads(threads)
         threadpool_limits(threads)
