@@ -30,7 +30,7 @@ from influcoder_lightning.training.arguments import (
     hooked_queries,
     resolve_reduction,
 )
-from influcoder_lightning.training.cautions import warn_drift, warn_reduction
+from influcoder_lightning.training.cautions import DriftWarning, warn_reduction
 from influcoder_lightning.training.checkpoints import Checkpointed
 from influcoder_lightning.training.failure import valuing
 from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
@@ -75,7 +75,7 @@ class InfluenceCallback(Checkpointed):
         every_n_train_steps: capture each n-th optimizer step (with all its micro-batches).
         refresh_queries_every_n_steps: optimizer steps per window; None: a window is an epoch.
         overwrite: replace a store that is already in ``dirpath``.
-        drift_warn: warn when a window's drift falls below this cosine.
+        drift_warn: warn when a window's drift falls below this cosine (once, and at the end).
         seed: of projector, towers and co-training.
         on_error: ``"raise"``, or ``"warn"``: trouble in the valuation (a full disk, an encoder that
             fails) ends the valuation with one warning, and the training goes on.
@@ -222,6 +222,7 @@ class InfluenceCallback(Checkpointed):
         """Find the LoRA layers, open the store, attach the hooks; go on where a checkpoint says."""
         self._begun = perf_counter()
         self._boundary, self._captured, self._warned_loss = True, False, False
+        self._drift = DriftWarning(self.drift_warn)
         self._step = trainer.global_step
         self._micro: MicroBatch | None = None
         self._gradients: CapturedRows | None = None
@@ -320,7 +321,8 @@ class InfluenceCallback(Checkpointed):
         drift = valuation.close(
             trainer.global_step, self._query_rows(trainer, pl_module, valuation)
         )
-        warn_drift(drift, self.drift_warn)
+        self._drift.see(drift)
+        self._drift.close()
         counts = valuation.counts
         metrics = {"influcoder/rows_written": float(counts["written"])}
         if drift is not None and drift == drift:
@@ -436,7 +438,7 @@ class InfluenceCallback(Checkpointed):
         with valuation.timed():
             drift = valuation.open_window(epoch, step, self._queries)
         self._queries, self._window_start = None, (epoch, step)
-        warn_drift(drift, self.drift_warn)
+        self._drift.see(drift)
         if drift is not None and drift == drift and not trainer.barebones:
             pl_module.log("influcoder/drift", drift, batch_size=1, prog_bar=self.prog_bar)
 

@@ -348,3 +348,14 @@ def test_an_epoch_cut_short_by_a_hook(tmp_path):
     every_third, _ = fit(tmp_path / "third", Impatient(), every_n_train_steps=3)
     assert every_third.records().step.unique().tolist() == [0, 3]
     assert store.windows.epoch.tolist() == [0, 1]
+
+
+def test_many_drifting_windows_are_warned_about_once_and_counted(tmp_path):
+    with pytest.warns(UserWarning, match="query gradients turned") as caught:
+        store, _ = fit(tmp_path, drift_warn=0.999999, refresh_queries_every_n_steps=1)
+    messages = [str(warning.message) for warning in caught]
+    assert sum("Shorten the windows" in message for message in messages) == 1
+    n = int((store.windows.drift < 0.999999).sum())
+    assert n > 1
+    (summary,) = [m for m in messages if "windows (mean cosine below" in m]
+    assert f"in {n} of {len(store.windows)} windows" in summary

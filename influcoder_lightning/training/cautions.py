@@ -12,14 +12,39 @@ from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.errors import CaptureError
 
 
-def warn_drift(drift: float | None, least: float) -> None:
-    """Warn if the queries' gradients turned too far within a window."""
-    if drift is not None and drift < least:
-        rank_zero_warn(
-            f"influcoder: query gradients turned during the last window (mean cosine "
-            f"{drift:.2f} < {least}): scores of its rows mix different states of the "
-            "adapter. Shorten the windows with `refresh_queries_every_n_steps`."
-        )
+class DriftWarning:
+    """Warns where the queries' gradients turn too far within a window: once, and at the end.
+
+    Args:
+        least: the drift below which scores mix different states of the adapter.
+    """
+
+    def __init__(self, least: float) -> None:
+        self._least, self._drifts = least, list[float]()
+
+    def see(self, drift: float | None) -> None:
+        """The drift of a window that has closed; None or NaN where there were no queries."""
+        if drift is None or drift != drift:
+            return
+        if drift < self._least and not self._low:
+            rank_zero_warn(
+                f"influcoder: query gradients turned during the last window (mean cosine "
+                f"{drift:.2f} < {self._least}): scores of its rows mix different states of the "
+                "adapter. Shorten the windows with `refresh_queries_every_n_steps`."
+            )
+        self._drifts.append(drift)
+
+    def close(self) -> None:
+        """The run is over: say how many windows it was, if more than the one warned about."""
+        if self._low > 1:
+            rank_zero_warn(
+                f"influcoder: query gradients turned in {self._low} of {len(self._drifts)} "
+                f"windows (mean cosine below {self._least}, lowest {min(self._drifts):.2f})."
+            )
+
+    @property
+    def _low(self) -> int:
+        return sum(drift < self._least for drift in self._drifts)
 
 
 def warn_reduction(

@@ -1,0 +1,77 @@
+"""conf/: every key explained, and the callback's group says what the callback says."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from influcoder_lightning import InfluenceCallback
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+def commented(node: yaml.MappingNode, lines: list[str], path: str) -> Iterator[tuple[str, str]]:
+    """Name and trailing comment of each key; Hydra's own sections are left out."""
+    for key, value in node.value:
+        name = f"{path}{key.value}"
+        if name in ("defaults", "hydra") or key.value == "_target_":
+            continue
+        block = isinstance(value, yaml.MappingNode) and not value.flow_style
+        end = key.end_mark if block else value.end_mark
+        yield name, lines[end.line][end.column :].partition("#")[2].strip()
+        if block:
+            yield from commented(value, lines, f"{name}.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_file_and_every_key_has_a_comment(path):
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0].startswith("#"), "a file begins with what it is for"
+    root = yaml.compose(text)
+    if root is None or path.parent.name == "recipe":  # a recipe sets keys that config.yaml explains
+        return
+    logger = path.parent.name in ("logger", "callbacks")  # their one section is the file's name
+    bare = [
+        name
+        for name, comment in commented(root, lines, "")
+        if not comment and not (logger and name == path.stem)
+    ]
+    assert bare == []
+
+
+def test_recipes_set_only_keys_of_the_configuration():
+    known = OmegaConf.load(CONF / "config.yaml")
+    for path in sorted((CONF / "recipe").glob("*.yaml")):
+        settings = OmegaConf.load(path)
+
+        def check(node, prefix, path=path):
+            for name, value in node.items():
+                key = f"{prefix}{name}"
+                missing = OmegaConf.select(known, key, default="missing")
+                assert missing != "missing", f"{path.name}: {key}"
+                if OmegaConf.is_dict(value):
+                    check(value, f"{key}.")
+
+        check(settings, "")
+
+
+def test_the_callbacks_group_has_the_callbacks_arguments_and_defaults():
+    node = OmegaConf.load(CONF / "callbacks" / "influence.yaml").influence
+    parameters = inspect.signature(InfluenceCallback).parameters
+    given = {k: v for k, v in node.items() if not k.startswith("_")}
+    assert given == {name: parameter.default for name, parameter in parameters.items()}
+    assert isinstance(instantiate(node), InfluenceCallback)
+
+
+def test_the_recipes_section_has_arguments_of_the_callback():
+    section = OmegaConf.load(CONF / "config.yaml").influence
+    parameters = inspect.signature(InfluenceCallback).parameters
+    assert {name: parameters[name].default for name in section} == dict(section)
