@@ -207,7 +207,7 @@ def make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
             dataset,
             steps=steps,
             seed=cfg.seed,
-            progress=lambda n, loss: done(n, f"loss {loss:.3f}"),
+            progress=lambda n, _: done(n),
         )
         done.result = (
             f"a model of {model.num_parameters():,} weights, loss {loss:.3f} on general rows"
