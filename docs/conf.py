@@ -20,7 +20,7 @@ extensions = [
     "configuration",
     "repository_links",
 ]
-exclude_patterns = ["_build", "images/README.md"]
+exclude_patterns = ["_build"]
 
 # Nothing here needs a network, to build or to read: no intersphinx, no MathJax, no web fonts.
 html_theme = "furo"
