@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def extract_features(
         co_train_every_n_steps: batches between steps of co-training.
         query_loss: ``(model, batch) -> [B]`` mean response losses; default: causal-LM
             cross-entropy.
-        show_progress: show a bar.
+        show_progress: show a bar, where stderr is a terminal.
         **options: as for `InfluenceCallback`: tokenizer, sample_id_key, labels_key, projector,
             sketch_dim, code_dim, text_encoder, co_train, keep_sketches, overwrite, seed.
 
@@ -88,7 +90,8 @@ def extract_features(
             queries = valuation.query_rows(query_dataloader, loss_function)
         valuation.open_window(0, 0, queries)
         total = len(dataloader) if isinstance(dataloader, Sized) else None
-        progress = Progress(disable=not show_progress)
+        watched = show_progress and sys.stderr.isatty()
+        progress = Progress(console=Console(stderr=True), disable=not watched)
         # Without training all of it is the valuation's time.
         with valuation.timed(), evaluating(valuation.model), progress:
             bar = progress.add_task("valuating", total=total)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.table import Column
 from rich.text import Text
 
 
@@ -53,8 +54,8 @@ class Display:
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             "{task.description}",
-            _Bar(bar_width=24),
-            _Figures(),
+            _Bar(bar_width=16),
+            _Figures(Column(no_wrap=True, overflow="ellipsis")),
             console=Console(stderr=True),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # else it is somebody's file or pipe

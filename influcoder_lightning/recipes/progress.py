@@ -43,7 +43,7 @@ _METRICS = {
     "train_loss": "loss {:.3f}",
     "influcoder/drift": "drift {:.2f}",
     "influcoder/encoder_loss": "encoder loss {:.3f}",
-    "influcoder/step_time_share": "valuing {:.0%}",
+    "influcoder/step_time_share": "valuing {:.0%} of time",
 }
 
 
@@ -125,7 +125,7 @@ def newest_metrics(metrics: Mapping[str, Any]) -> list[str]:
 
     Example:
         >>> newest_metrics({"train_loss": 1.5, "influcoder/step_time_share": 0.08})
-        ['loss 1.500', 'valuing 8%']
+        ['loss 1.500', 'valuing 8% of time']
     """
     return [_METRICS[name].format(float(metrics[name])) for name in _METRICS if name in metrics]
 

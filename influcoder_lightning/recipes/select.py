@@ -105,7 +105,7 @@ def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -
     ids = choose_ids(ranking, seed=materials.cfg.seed, **options)
     rows = select_rows(pool.rows, ids, ranking, pool.ids)
     write_jsonl(rows, folder / SELECTED)
-    log.info("selected %d of %d samples: %s", len(ids), len(pool), folder / SELECTED)
+    log.info("selected %d of %d samples", len(ids), len(pool))
     if options["strategy"] == "diverse":
         last = ranking.ranks[ranking.sample_ids == ids[-1]].item()
         log.info("passed over %d near-copies of better samples", last - len(ids))
