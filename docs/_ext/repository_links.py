@@ -50,7 +50,9 @@ def _page(app: Sphinx, name: str, text: list[str]) -> None:
 
 
 def _included(app: Sphinx, source: Path, page: str, text: list[str]) -> None:
-    text[0] = rewritten(text[0], (Path(app.srcdir) / source).resolve(), app.env.doc2path(page))
+    text[0] = rewritten(
+        text[0], (Path(app.srcdir) / source).resolve(), Path(app.env.doc2path(page))
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
