@@ -1,0 +1,81 @@
+"""A whole run as a person sees it on a terminal, and as a file keeps it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipes import TINY
+
+COMMAND = [sys.executable, "-m", "influcoder_lightning.cli", *TINY, "seeds=[0]"]
+SETTINGS = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "xterm"}
+
+
+def on_a_terminal(folder: Path) -> str:
+    """All that the command writes to a terminal of 100 columns."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "hydra.run.dir=run"],
+        cwd=folder,
+        env=os.environ | SETTINGS,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    shown = b""
+    while True:
+        try:
+            some = os.read(ours, 65536)
+        except OSError:  # its end is closed: the command is over
+            break
+        if not some:
+            break
+        shown += some
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_what_goes_on(tmp_path):
+    shown = on_a_terminal(tmp_path)
+    live = re.findall(r"fine-tuning\W[^\r\n]*?(\d+) of (\d+)", shown)
+    assert {total for _, total in live} == {"8"}
+    assert "drift" in shown
+    assert "valuing" in shown
+    assert re.search(r"retraining\W[^\r\n]*top_k, seed 0", shown)
+    assert "run/report.html" in shown
+    assert "next: influcoder recipe=pipeline" in shown
+    log = (tmp_path / "run" / "influcoder.log").read_text()
+    assert "\x1b" not in log
+    assert "fine-tuning: " in log
+
+
+@pytest.mark.slow
+def test_a_file_gets_plain_lines(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env=os.environ | SETTINGS,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("making up data: 60 rows")
+    assert next(line for line in lines if line.startswith("fine-tuning: ")) == (
+        "fine-tuning: 8 steps to do"
+    )
+    assert sum(line.startswith("  report ") for line in lines) == 1
+    assert lines[-1].startswith("next: influcoder recipe=pipeline")
