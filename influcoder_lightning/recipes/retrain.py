@@ -71,10 +71,13 @@ def _outcome(metrics: dict[str, Any]) -> list[Text | Numbers]:
     return [
         Text(
             f"Training for {steps} steps on these {n} samples {way} the held-out loss: "
-            f"{before:.3f} before, {after:.3f} after. One run, one seed; whether other samples "
-            "would have done as well is what recipe=compare measures.",
+            f"{before:.3f} before, {after:.3f} after.",
             lead=True,
             terms=["held-out loss"],
+        ),
+        Text(
+            "One run, one seed: whether other samples would have done as well is what "
+            "recipe=compare measures."
         ),
         Numbers(
             [
