@@ -46,10 +46,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if cfg.queries is not None:  # what the ranking is towards; a later step checks it against eval
         cfg.data.query = cfg.queries
     materials = Materials(cfg, "score")
-    method, pool = cfg.rank.method, None
-    if method in (None, "encoder"):
-        pool = score_text.survey(cfg)
-    known = _is_valued(materials, pool, valued)
+    method = cfg.rank.method
+    pool = score_text.survey(cfg) if method in (None, "encoder") else None
+    known = method != "encoder" and _is_valued(materials, pool, valued)
     if cfg.queries is None and known and method is None:
         raise ConfigError(
             "recipe=score needs something new: queries=<file> for other queries, "

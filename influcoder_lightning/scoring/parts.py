@@ -62,6 +62,8 @@ class ScoreParts:
             ConfigError: it holds scores already and `resume` is false, or they depend on others.
         """
         self.refuse_existing(resume)
+        for unfinished in self.folder.glob(".*.part"):  # of a process that was killed
+            unfinished.unlink()
         path = self.folder / SETTINGS
         settings = settings | {"n_rows": self.n_rows, "part_rows": self.part_rows}
         if not path.exists():

@@ -1,4 +1,5 @@
 import builtins
+import gzip
 import json
 import sys
 import types
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influcoder_lightning.data import load_rows, row_ids, write_jsonl
+from influcoder_lightning.data.rows import unread_rows
 from influcoder_lightning.errors import ConfigError, DataError
 
 ROW = '{"prompt": "p", "response": "r"}'
@@ -181,3 +183,41 @@ def test_text_is_written_as_it_is(tmp_path):
     line = (tmp_path / "x.jsonl").read_bytes()
     assert line.decode("utf-8") == '{"prompt": "\u00e4\u2028", "n": 1}\n'
     assert json.loads(line) == {"prompt": "\u00e4\u2028", "n": 1}
+
+
+# -------------------------------------------------------------------- packed, several, one by one
+
+
+@given(st.lists(ROWS, min_size=1, max_size=6), st.integers(0, 6))
+def test_packed_files_and_several_are_their_rows_in_order(tmp_path_factory, rows, cut):
+    folder = tmp_path_factory.mktemp("rows")
+    write_jsonl(rows[:cut], folder / "rows-a.jsonl")
+    write_jsonl(rows[cut:], folder / "rest.jsonl")
+    packed = gzip.compress((folder / "rest.jsonl").read_bytes())
+    (folder / "rows-b.jsonl.gz").write_bytes(packed)
+    assert load_rows(folder / "rows-[ab].*") == rows
+
+
+def test_a_name_that_is_there_is_no_pattern(tmp_path):
+    (tmp_path / "a[1].jsonl").write_text(ROW)
+    (tmp_path / "a1.jsonl").write_text(f"{ROW}\n{ROW}")
+    assert len(load_rows(tmp_path / "a[1].jsonl")) == 1
+    with pytest.raises(DataError, match=r"b\*\.jsonl: no such file"):
+        load_rows(tmp_path / "b*.jsonl")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 20, -4])
+def test_a_damaged_packed_file_names_its_line(tmp_path, keep):
+    packed = gzip.compress((ROW + "\n").encode() * 50)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(packed[:keep] if keep else b"not packed")
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz:\d+: cannot be read"):
+        load_rows(path)
+
+
+def test_rows_are_parsed_when_they_are_asked_for(tmp_path):
+    path = write(tmp_path, f"{ROW}\n{{broken\n{ROW}")
+    first, broken, last = unread_rows(path)
+    assert first() == last() == json.loads(ROW)
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: no valid JSON"):
+        broken()

@@ -179,7 +179,10 @@ def test_what_scores_depend_on(tmp_path, tower, queries):
     work.parts.begin(own, resume=False)
     with pytest.raises(ConfigError, match=r"already holds scores.*resume=true"):
         work.parts.begin(own, resume=False)
+    unfinished = work.parts.folder / ".part-00000.jsonl.123.part"
+    unfinished.write_text("of a process that was killed")
     work.parts.begin(own, resume=True)
+    assert not unfinished.exists()
     others = {
         "pool": (work, work.settings("other")),
         "queries": (work, scoring("", tower, queries * 2, tmp_path / "s", 12).settings("x")),
