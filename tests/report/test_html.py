@@ -1,5 +1,6 @@
 """report.html as text: nothing of a user's text gets out of its place, and nothing is dropped."""
 
+import doctest
 import json
 import re
 from html.parser import HTMLParser
@@ -23,6 +24,7 @@ from influcoder_lightning.report import (
     Section,
     Table,
     Text,
+    explorer,
     write_page,
 )
 from influcoder_lightning.report.explorer import fit, script_json
@@ -269,3 +271,9 @@ def test_samples_that_do_not_fit_their_columns():
         Samples(["a", "b"], [[1]])
     with pytest.raises(DataError, match="worst: a place that is not in the 1 rows"):
         Samples(["a"], [[1]], {"worst": [1]})
+
+
+def test_docstring_example():
+    result = doctest.testmod(explorer)
+    assert result.attempted
+    assert not result.failed
