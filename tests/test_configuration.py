@@ -21,7 +21,7 @@ def commented(node: yaml.MappingNode, lines: list[str], path: str) -> Iterator[t
     """Name and trailing comment of each key; Hydra's own sections are left out."""
     for key, value in node.value:
         name = f"{path}{key.value}"
-        if name in ("defaults", "hydra") or key.value == "_target_":
+        if name in ("defaults", "hydra"):
             continue
         block = isinstance(value, yaml.MappingNode) and not value.flow_style
         end = key.end_mark if block else value.end_mark

@@ -33,9 +33,9 @@ _NEXT = {
     "quickstart": "influcoder recipe=pipeline model.name=<model> data.pool=pool.jsonl "
     "data.query=query.jsonl data.eval=eval.jsonl select.k=500",
     "pipeline": "influcoder recipe=compare from={at} rank.method=tracin",
-    "valuate": "influcoder recipe=select from={at} select.k=100",
-    "score": "influcoder recipe=select from={at} select.k=100",
-    "icp": "influcoder recipe=select from={at} select.k=100",
+    "valuate": "influcoder recipe=select from={at} select.k={k}",
+    "score": "influcoder recipe=select from={at} select.k={k}",
+    "icp": "influcoder recipe=select from={at} select.k={k}",
     "select": "influcoder recipe=retrain from={at}",
     "retrain": "influcoder recipe=compare from={at} data.eval=eval.jsonl",
     "compare": "influcoder recipe=compare from={at} rank.method=tracin",
@@ -94,11 +94,13 @@ def next_command(recipe: str, folder: Path) -> str | None:
     command = _NEXT.get(recipe)
     if command is None:
         return None
-    best = ""
+    best, k = "", 100
     if (folder / "lds.json").is_file():
         rows = _json(folder / "lds.json")["rows"]
         best = max(rows, key=lambda row: row["lds"])["name"]
-    return command.format(at=shlex.quote(shown_path(folder)), best=best)
+    if (folder / RANKING).is_file():
+        k = max(1, _n_lines(folder / RANKING) // 10)
+    return command.format(at=shlex.quote(shown_path(folder)), best=best, k=k)
 
 
 def _drawn(title: str, facts: Facts, files: Facts) -> Table:
@@ -159,8 +161,7 @@ def _ranking(path: Path) -> Facts:
 
 
 def _selected(path: Path) -> Facts:
-    with path.open("rb") as file:
-        return {"chosen": f"{sum(1 for _ in file):,} samples"}
+    return {"chosen": f"{_n_lines(path):,} samples"}
 
 
 def _valuation(path: Path) -> Facts:
@@ -220,6 +221,11 @@ def _fidelity(path: Path) -> Facts:
         name = f"  {row['name']}, {row['adapter']}"
         facts[name] = f"{row['per_query']:.3f}  {row['ms_per_sample']:.1f} ms"
     return facts
+
+
+def _n_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _number(value: float | None) -> str:

@@ -84,6 +84,12 @@ def test_paths_elsewhere_are_whole_and_quoted(folder, tmp_path, monkeypatch):
     assert next_command("select", spaced) == f"influcoder recipe=retrain from='{spaced}'"
 
 
+def test_the_next_step_fits_the_pool(folder):
+    assert str(next_command("valuate", folder)).endswith("select.k=1")
+    write_ranking(folder, [str(i) for i in range(250)])
+    assert str(next_command("valuate", folder)).endswith("select.k=25")
+
+
 def test_a_run_that_wrote_little(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     print_closing("agreement", tmp_path, 0.5)
