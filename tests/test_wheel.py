@@ -45,9 +45,12 @@ def installed(tmp_path_factory):
     return folder / "venv" / "bin", site
 
 
-def test_every_module_of_the_checkout_is_in_it(installed):
+def test_every_file_of_the_checkout_is_in_it(installed):
     _, site = installed
-    names = {p.relative_to(ROOT) for p in (ROOT / "influcoder_lightning").rglob("*.py")}
+    package = [p for p in (ROOT / "influcoder_lightning").rglob("*") if p.is_file()]
+    names = {p.relative_to(ROOT) for p in package if "__pycache__" not in p.parts}
+    conf = [p.relative_to(ROOT) for p in (ROOT / "conf").rglob("*.yaml")]
+    names |= {Path("influcoder_lightning") / name for name in conf}
     missing = [str(name) for name in sorted(names) if not (site / name).is_file()]
     assert not missing
 

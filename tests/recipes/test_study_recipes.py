@@ -118,7 +118,7 @@ def test_icp_is_resumed_without_a_difference(made, tmp_path, monkeypatch, capsys
         return one_shot(self, row)
 
     monkeypatch.setattr(icp_recipe.InContextProber, "one_shot", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         run("icp", tmp_path / "cut", *overrides)
     monkeypatch.undo()
     run("icp", tmp_path / "cut", *overrides)
