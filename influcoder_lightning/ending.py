@@ -7,6 +7,7 @@ traceback. HYDRA_FULL_ERROR=1 shows where every error comes from.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from hydra.errors import HydraException, OverrideParseException
+
+from influcoder_lightning.errors import InfluCoderError
 
 FULL = "HYDRA_FULL_ERROR"
 _set_here = False
@@ -30,12 +33,12 @@ def full_errors() -> bool:
 def raised_by_hydra() -> Iterator[None]:
     """Hydra hands its errors on, where it would print several lines and leave."""
     global _set_here
+    before = os.environ.get(FULL, "0")
     os.environ[FULL], _set_here = "1", True
     try:
         yield
     finally:
-        del os.environ[FULL]
-        _set_here = False
+        os.environ[FULL], _set_here = before, False
 
 
 @contextmanager
@@ -69,18 +72,18 @@ def ending(after_interruption: str = "") -> Iterator[None]:
 
 def message_of(error: BaseException) -> str | None:
     """What to tell people about an error; None for one that nobody expected."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from influcoder_lightning.errors import InfluCoderError
-
     if isinstance(error, HydraException):
         return _hydra(error)
-    if isinstance(error, InfluCoderError | MisconfigurationException):
+    # Lightning takes seconds to import; an error of its own says that it is there.
+    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    expected = (InfluCoderError, *([lightning.MisconfigurationException] if lightning else []))
+    if isinstance(error, expected):
         return str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and (full or (error.filename is not None and error.errno)):
         return (
-            f"{error.filename}: {error.strerror}. Choose another folder with hydra.run.dir=..., or "
-            "make room and set the rights of this one."
+            f"{error.filename or 'writing failed'}: {error.strerror}. Choose another folder with "
+            "hydra.run.dir=..., or make room and set the rights of this one."
         )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (

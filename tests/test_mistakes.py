@@ -234,3 +234,18 @@ def test_settings_of_ones_own_win_over_the_run_that_goes_on(command, run_folder,
     assert saved.select.k == 7
     assert saved.seed == 0  # given, though it is the default; the run had 5
     assert len((tmp_path / "selected.jsonl").read_text().splitlines()) == 7
+
+
+def test_a_full_disk_and_a_full_memory_say_what_to_do(command, monkeypatch, tmp_path):
+    for error, words in (
+        (OSError(28, "No space left on device"), "make room"),
+        (MemoryError(), "train.batch_size"),
+    ):
+
+        def broken(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(valuate, "run", broken)
+        code, (line,) = command(*VALUATE, f"hydra.run.dir={tmp_path}")
+        assert code == 1
+        assert words in line
