@@ -34,6 +34,7 @@ from influcoder_lightning.report import (
 )
 from influcoder_lightning.report.ambiguous import spread_over_queries
 from influcoder_lightning.report.blocks import Block
+from influcoder_lightning.report.headline import caution
 
 _CONTENT = {
     "config.yaml": "every setting, library versions and the command of this run",
@@ -211,6 +212,8 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
             f"With the same number of steps, training on all samples gives {means['full']:.3f}; "
             f"top_k is {better}."
         )
+    if doubt := caution(comparison, "top_k"):
+        lines.append(doubt)
     return lines
 
 

@@ -87,11 +87,29 @@ def headline_of(
         Number("seeds", str(found.seeds), "models per arm"),
     ]
     k = int(comparison["k"])
+    doubt = caution(comparison, arm)
     return [
         Text(verdict(found, arm, control, k), lead=True, terms=["held-out loss", "nats"]),
+        *([Text(doubt, terms=["held-out loss", "base"])] if doubt else []),
         Text(certainty(found)),
         Numbers(items),
     ]
+
+
+def caution(comparison: Mapping[str, Any], arm: str) -> str | None:
+    """That the arm is no better than no training at all, where that is so.
+
+    Args:
+        comparison: as `summarise_arms` returns it.
+        arm: which arm.
+    """
+    arms = comparison["arms"]
+    if "base" not in arms or arms[arm]["mean"] < arms["base"]["mean"]:
+        return None
+    return (
+        f"Training on these samples did not help: before it (base) the held-out loss was "
+        f"{arms['base']['mean']:.3f}, after it {arms[arm]['mean']:.3f}."
+    )
 
 
 def verdict(found: Difference, arm: str, control: str, k: int) -> str:
