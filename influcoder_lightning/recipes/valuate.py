@@ -80,9 +80,9 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     """The store of a valuation run on the pool; see `check` for what is refused."""
     cfg = materials.cfg
     check(cfg, folder)
-    for key in ("model.name", "data.pool"):
-        require(cfg, key, materials.recipe)
-    _check_method(cfg)
+    n_queries = materials.n_queries  # what is wrong with the rows shows first
+    require(cfg, "model.name", materials.recipe)
+    _check_method(cfg, n_queries)
     where = folder / "influence"
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
     for reason, count in store.attributes["counts"]["kept_out"].items():
@@ -90,7 +90,7 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     return store
 
 
-def _check_method(cfg: DictConfig) -> None:
+def _check_method(cfg: DictConfig, n_queries: int) -> None:
     """Refuse a method that could not rank what this run will have."""
     method = cfg.rank.method
     if method in _WITH_MODEL:
@@ -98,7 +98,7 @@ def _check_method(cfg: DictConfig) -> None:
             f"rank.method={method} asks a model, not a valuation: use recipe=icp, or "
             f"recipe=lds lds.methods=[{method}]."
         )
-    if cfg.data.query is None and method in _WITH_QUERIES:
+    if not n_queries and method in _WITH_QUERIES:
         raise ConfigError(
             f"rank.method={method} ranks by queries: give data.query=<file>, or a method that "
             "needs none, like rank.method=self."
