@@ -112,6 +112,8 @@ def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:
     again = f"the same command with hydra.run.dir={folder}"
     if recipe in ("icp", "fidelity", "lds", "loop"):
         return f"Go on where it stopped: {again}"
+    if (folder / "scores").is_dir():
+        return f"Go on with the rows that have no score yet: {again} resume=true"
     if recipe == "score":
         return f"Go on where it stopped: {again} resume=true"
     if recipe in ("valuate", "pipeline") and cfg.mode == "training":

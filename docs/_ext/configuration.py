@@ -48,13 +48,13 @@ class Key:
             yield from key.leaves()
 
 
-def read(path: Path) -> list[Key]:
-    """The keys of a configuration file, without Hydra's own."""
+def read(path: Path, section: str = "") -> list[Key]:
+    """The keys of a configuration file, without Hydra's own, as keys of a section."""
     text = path.read_text(encoding="utf-8")
     root = yaml.compose(text)
     if root is None:
         return []
-    return _keys(root, text.splitlines(), "")
+    return _keys(root, text.splitlines(), section)
 
 
 def _keys(node: yaml.MappingNode, lines: list[str], prefix: str) -> list[Key]:
@@ -115,9 +115,9 @@ def keys_page() -> str:
             groups += [f"### {folder.name}={path.stem}", "", *heading(path), ""]
             groups += [
                 line
-                for key in read(path)
+                for key in read(path, f"{folder.name}.")  # the group's own section
                 for leaf in key.leaves()
-                for line in _entry(leaf, {}, f"{folder.name}-{path.stem}-")
+                for line in _entry(leaf, {})
             ]
     return "\n".join([*parts, *sections, *groups])
 
@@ -142,9 +142,9 @@ def recipes_page() -> str:
     return "\n".join(parts)
 
 
-def _entry(key: Key, overrides: dict[str, list[str]], prefix: str = "") -> list[str]:
+def _entry(key: Key, overrides: dict[str, list[str]]) -> list[str]:
     """A key as an entry of a definition list, with an anchor."""
-    anchor = re.sub(r"[^a-z0-9-]", "-", f"{prefix}{key.name}".lower())
+    anchor = re.sub(r"[^a-z0-9-]", "-", key.name.lower())
     said = [_escaped(key.comment), ", ".join(overrides.get(key.name, []))]
     definition = ". ".join(part for part in said if part) or "see the section"
     return [f"{{#{anchor}}}", f"`{key.name}: {key.value}`", f": {definition}", ""]
