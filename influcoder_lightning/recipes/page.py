@@ -40,6 +40,7 @@ _CONTENT = {
     "config.yaml": "every setting, library versions and the command of this run",
     "ranking.csv": "score and rank of every sample (rank 1 is the most helpful)",
     "confidence.csv": "how sure the text tower is of each score",
+    "scores": "the scores as they were computed, in sealed parts",
     "selected.jsonl": "the chosen rows with their influence score",
     "comparison.json": "held-out losses of all arms and seeds",
     "comparison.csv": "the same as a table",

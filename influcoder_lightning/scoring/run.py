@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # comes with scikit-learn
+from threadpoolctl import threadpool_limits
 from torch.multiprocessing import (
     ProcessExitedException,
     ProcessRaisedException,
