@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
-from influcoder_lightning.recipes.stages import duration
+from influcoder_lightning.report.units import duration
 from influcoder_lightning.store import schema
 
 Facts = dict[str, str]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from influcoder_lightning.recipes.display import Display
+from influcoder_lightning.report.units import duration
 
 log = logging.getLogger(__name__)
 SIGN_OF_LIFE = 300.0  # seconds between lines about a long stage that nobody watches
@@ -112,20 +113,3 @@ def seconds() -> dict[str, float]:
 def begin() -> None:
     """Forget the stages of an earlier run: a launcher runs several in one process."""
     _seconds.clear()
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: ``1.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``.
-
-    Example:
-        >>> duration(200)
-        '3 min 20 s'
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -20,6 +20,7 @@ from influcoder_lightning.report.style import (
     PALETTE,
     hover,
     label,
+    legend_beside,
     tidy,
 )
 from influcoder_lightning.selection import Groups, resolve_groups
@@ -103,17 +104,7 @@ def plot_distribution(
     else:
         labels = resolve_groups(ranking, groups)
         _draw(axes, edges, _by_group(labels, finite, bins), found)
-        # Highest part of the bars first, as the eye meets them.
-        handles, names = axes.get_legend_handles_labels()
-        axes.legend(
-            handles[::-1],
-            names[::-1],
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-            fontsize=8,
-            labelcolor=INK,
-        )
+        legend_beside(axes)
     beyond = int(np.count_nonzero((scores < edges[0]) | (scores > edges[-1])))
     _mark_threshold(axes, found)
     _mark_quantiles(axes, found, edges)

@@ -25,6 +25,7 @@ from influcoder_lightning.report.style import (
     PALETTE,
     hover,
     label,
+    legend_beside,
     save_figure,
     tidy,
 )
@@ -213,14 +214,4 @@ def _draw_shares(axes: Axes, labels: list[Any]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel("share of samples", color=INK, fontsize=9)
     axes.set_xlabel("rank", color=INK, fontsize=9)
-    # Highest bar segment first, as the eye meets them.
-    handles, texts = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        texts[::-1],
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-        fontsize=8,
-        handlelength=1.1,
-    )
+    legend_beside(axes)

@@ -38,6 +38,21 @@ def tidy(axes: Axes, grid: str = "y") -> None:
         axes.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
 
 
+def legend_beside(axes: Axes) -> None:
+    """A legend right of stacked bars: the highest part first, as the eye meets them."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(
+        handles[::-1],
+        names[::-1],
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.1,
+        labelcolor=INK,
+    )
+
+
 def label(text: object, width: int = 28) -> str:
     """Text from users for a figure: one line, cut in the middle, never read as TeX."""
     flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
