@@ -72,7 +72,7 @@ def run_recipe(
     Returns:
         What a sweep may minimise: a held-out loss, where the recipe measures one.
     """
-    with ending(how_to_resume(recipe, cfg, folder)):
+    with ending(lambda: how_to_resume(recipe, cfg, folder)):
         return _run(recipe, cfg, folder, given or [])
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -42,19 +42,19 @@ def raised_by_hydra() -> Iterator[None]:
 
 
 @contextmanager
-def ending(after_interruption: str = "") -> Iterator[None]:
+def ending(after_interruption: Callable[[], str] = str) -> Iterator[None]:
     """Turn what the block raises into the command's end.
 
     Args:
-        after_interruption: said when it was interrupted: how to go on.
+        after_interruption: asked, when it was interrupted, how to go on.
     """
     try:
         yield
     except KeyboardInterrupt:
-        _interrupted(after_interruption)
+        _interrupted(after_interruption())
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way to end a training
-            _interrupted(after_interruption)
+            _interrupted(after_interruption())
         raise
     except Exception as error:
         if full_errors():
@@ -67,7 +67,7 @@ def ending(after_interruption: str = "") -> Iterator[None]:
                 f"library that it uses. Please report the lines above with the command and its "
                 f"config; {FULL}=1 shows all of the traceback."
             )
-        stop_with(message)
+        stop_with(message, cause=error)
 
 
 def message_of(error: BaseException) -> str | None:
@@ -94,10 +94,10 @@ def message_of(error: BaseException) -> str | None:
     return None
 
 
-def stop_with(message: str, code: int = 1) -> NoReturn:
+def stop_with(message: str, code: int = 1, cause: BaseException | None = None) -> NoReturn:
     """End the command with one line on stderr."""
     print(f"influcoder: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(code) from cause
 
 
 def _interrupted(hint: str) -> NoReturn:

@@ -98,6 +98,9 @@ def refuse_unknown_keys(cfg: DictConfig) -> None:
     """
     known = all_keys()
     for key in _leaves(cfg, ""):
+        parent = key.rpartition(".")[0]
+        if parent in known and not isinstance(OmegaConf.select(defaults(), parent), DictConfig):
+            continue  # keys where one value belongs: `check_kinds` says which
         _refuse(key, known, " A file of yours that sets keys begins with `# @package _global_`.")
 
 

@@ -14,7 +14,7 @@ METHOD = """
 from influcoder_lightning.influence import Ranking{register}
 
 {decorator}
-def by_prompt(request, *, sign=1):
+def ours(request, *, sign=1):
     ids, rows = request.data_rows()
     return Ranking(ids, [sign * len(row["prompt"]) for row in rows])
 """
@@ -23,10 +23,9 @@ def by_prompt(request, *, sign=1):
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Makes a package with one method, as pip would leave it on the path."""
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def write(code: str, name: str = "by_prompt", value: str = "our_methods:by_prompt") -> None:
+    def write(code: str, name: str = "ours", value: str = "our_methods:ours") -> None:
         sys.modules.pop("our_methods", None)
         (tmp_path / "our_methods.py").write_text(code, encoding="utf-8")
         folder = tmp_path / "our_methods-1.0.dist-info"
@@ -36,21 +35,20 @@ def install(tmp_path, monkeypatch):
 
     yield write
     sys.modules.pop("our_methods", None)
+    registry._METHODS.pop("ours", None)
 
 
-@pytest.mark.parametrize(
-    ("register", "decorator"), [("", ""), (", register", "@register('by_prompt')")]
-)
+@pytest.mark.parametrize(("register", "decorator"), [("", ""), (", register", "@register('ours')")])
 def test_a_method_of_an_installed_package_is_found_by_name(install, register, decorator):
     install(METHOD.format(register=register, decorator=decorator))
-    assert "by_prompt" in available_methods()
+    assert "ours" in available_methods()
     assert "our_methods" not in sys.modules, "imported only when it is used"
-    ranking = rank(None, "by_prompt", data=ROWS)
+    ranking = rank(None, "ours", data=ROWS)
     assert isinstance(ranking, Ranking)
     assert ranking.top_k(1) == [1]
-    assert rank(None, "by_prompt", data=ROWS, sign=-1).top_k(1) == [0]
+    assert rank(None, "ours", data=ROWS, sign=-1).top_k(1) == [0]
     with pytest.raises(RankingError, match="no option other"):
-        rank(None, "by_prompt", data=ROWS, other=1)
+        rank(None, "ours", data=ROWS, other=1)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +56,13 @@ def test_a_method_of_an_installed_package_is_found_by_name(install, register, de
     [
         ("import no_such_module_anywhere", "our-methods cannot be imported.*no_such_module"),
         ("raise SystemError('at import')", "our-methods cannot be imported.*at import"),
-        ("by_prompt = 3", "no function"),
+        ("ours = 3", "no function"),
     ],
 )
 def test_a_broken_package_is_named(install, code, complaint):
     install(code)
     with pytest.raises(RankingError, match=complaint):
-        rank(None, "by_prompt", data=ROWS)
+        rank(None, "ours", data=ROWS)
 
 
 def test_a_package_cannot_take_the_place_of_a_built_in_method(install):
