@@ -88,7 +88,11 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
     from influcoder_lightning.recipes.config_kinds import check_kinds
     from influcoder_lightning.recipes.loggers import close_loggers
     from influcoder_lightning.recipes.progress import quiet
-    from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
+    from influcoder_lightning.recipes.run_folder import (
+        absolute_paths,
+        continue_run,
+        refuse_used_folder,
+    )
     from influcoder_lightning.recipes.stages import begin
 
     begin()
@@ -99,6 +103,7 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
         check_kinds(cfg)
         cfg = absolute_paths(continue_run(cfg, recipe, given))
         check_kinds(cfg)
+        refuse_used_folder(cfg, recipe, folder)
         try:
             result = module.run(cfg, folder)
         finally:
@@ -112,8 +117,6 @@ def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:
     again = f"the same command with hydra.run.dir={folder}"
     if recipe in ("icp", "fidelity", "lds", "loop"):
         return f"Go on where it stopped: {again}"
-    if (folder / "scores").is_dir():
-        return f"Go on with the rows that have no score yet: {again} resume=true"
     if recipe == "score":
         return f"Go on where it stopped: {again} resume=true"
     if recipe in ("valuate", "pipeline") and cfg.mode == "training":

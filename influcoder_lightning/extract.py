@@ -227,8 +227,8 @@ def _warn_uncovered(share: float) -> None:
     if share < 0.5:
         warnings.warn(
             f"the run's code space keeps {share:.0%} of the new queries' gradient energy (it was "
-            "learned without them): compare scores within a query, not between queries, or rank by "
-            "method='projected_cosine', which knows how much is kept.",
+            "learned without them). The methods fisher, relatif and projected_cosine (rank.method) "
+            "account for that; scores of others compare within a query, not between queries.",
             stacklevel=2,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -38,6 +39,54 @@ _VALUED_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name",
                  "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")  # fmt: skip
 _FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun",
           "-m", "--shell-completion", "-sc", *_VALUED_FLAGS)  # fmt: skip
+# What the keys are called elsewhere, after the last dot.
+_ALIASES = {
+    "adapter": "model.adapter",
+    "adapter_name_or_path": "model.adapter",
+    "batch": "train.batch_size",
+    "dataset": "data.pool",
+    "dataset_name": "data.pool",
+    "epoch": "train.epochs",
+    "eval_file": "data.eval",
+    "eval_dataset": "data.eval",
+    "gradient_accumulation_steps": "train.accumulate",
+    "accumulate_grad_batches": "train.accumulate",
+    "k": "select.k",
+    "learning_rate": "train.lr",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_r": "lora.r",
+    "max_epochs": "train.epochs",
+    "max_seq_length": "train.max_length",
+    "max_steps": "train.steps",
+    "method": "rank.method",
+    "model_name": "model.name",
+    "model_name_or_path": "model.name",
+    "n_samples": "select.k",
+    "num_epochs": "train.epochs",
+    "num_train_epochs": "train.epochs",
+    "out": "hydra.run.dir",
+    "out_dir": "hydra.run.dir",
+    "output": "hydra.run.dir",
+    "output_dir": "hydra.run.dir",
+    "per_device_train_batch_size": "train.batch_size",
+    "query_file": "data.query",
+    "rank": "lora.r",
+    "strategy": "select.strategy",
+    "top_k": "select.k",
+    "train_data": "data.pool",
+    "train_dataset": "data.pool",
+    "train_file": "data.pool",
+    "validation_file": "data.eval",
+    "warmup_steps": "train.warmup",
+}
+# The key of a section that its name alone is taken for.
+_MAIN_KEYS = {
+    "data": "data.pool",
+    "model": "model.name",
+    "rank": "rank.method",
+    "select": "select.k",
+}
 _OVERRIDE = re.compile(r"^(\+{0,2}|~)([A-Za-z_][\w./@:]*)(=|$)")
 _LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
@@ -55,6 +104,7 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: names the key, and the nearest that there is.
     """
+    _refuse_split_keys(arguments)
     own_files = any(a.lstrip("+").startswith(_OWN_FILES) for a in arguments)
     known = all_keys()
     for before, argument in zip(("", *arguments), arguments, strict=False):
@@ -74,7 +124,30 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
             _refuse_missing_launcher(value)
         if own_files and "." not in key:
             continue
+        if key in _MAIN_KEYS and match[3] and not value.startswith(("{", "$")):
+            raise ConfigError(
+                f"{key} holds keys, and not a value; did you mean {_MAIN_KEYS[key]}={value}?"
+            )
         _refuse(key, known)
+
+
+def _refuse_split_keys(arguments: Sequence[str]) -> None:
+    """Hydra's parser takes one stretch of keys, before, between or behind the options."""
+    keys: list[str] = []
+    options: list[str] = []
+    stretches, before = 0, ""
+    for argument in arguments:
+        if argument.startswith("-") or before in _VALUED_FLAGS:
+            options.append(argument)
+        else:
+            stretches += not keys or keys[-1] != before
+            keys.append(argument)
+        before = argument
+    if stretches > 1:
+        raise ConfigError(
+            "keys stand together, with all options behind them: "
+            f"influcoder {shlex.join([*keys, *options])}"
+        )
 
 
 def _refuse_other_forms(argument: str) -> None:
@@ -153,8 +226,10 @@ def _refuse(key: str, known: Sequence[str], hint: str = "") -> None:
         return
     if any(key == name or key.startswith(f"{name}.") for name in _OPEN):
         return
+    alias = _ALIASES.get(key.rpartition(".")[2].lower().replace("-", "_"))
+    meant = f"; did you mean {alias!r}?" if alias else _close(key, known)
     raise ConfigError(
-        f"unknown key {key!r}{_close(key, known)} `influcoder --cfg job` lists all keys.{hint}"
+        f"unknown key {key!r}{meant} `influcoder --cfg job` lists all keys.{hint}"
     )
 
 

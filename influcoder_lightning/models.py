@@ -32,7 +32,7 @@ def load_tokenizer(name: str, option: str = "model.name") -> Any:
     """
     from transformers import AutoTokenizer
 
-    _refuse_missing_folder(name, option)
+    _refuse_no_model(name, option)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -55,7 +55,7 @@ def load_base_model(name: str) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    _refuse_missing_folder(name)
+    _refuse_no_model(name)
     try:
         return AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, trust_remote_code=False
@@ -144,10 +144,32 @@ def _check_ranks(folder: Path) -> None:
             raise ValueError(f"r={rank!r:.60} in adapter_config.json is no rank of its weights")
 
 
-def _refuse_missing_folder(name: str, option: str = "model.name") -> None:
-    """A path that is not there must not be asked for at the hub."""
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
+def refuse_missing_folder(name: str, option: str) -> None:
+    """A path that is not there must not be asked for at the hub, which may take minutes.
+
+    Args:
+        name: of a folder or on the hub, where it has one slash at most.
+        option: that the name was given as, for the message.
+
+    Raises:
+        ConfigError: it can only be a folder, or begins with one, and is not there.
+    """
+    if Path(name).exists():
+        return
+    first, slash, _ = name.partition("/")
+    if name.startswith("~"):
+        raise ConfigError(f"{option}={name}: no such folder; write it without ~, as a whole path.")
+    if name.startswith((".", "/")) or name.count("/") > 1:
         raise ConfigError(f"{option}={name}: no such folder.")
+    if slash and Path(first).is_dir():
+        raise ConfigError(
+            f"{option}={name}: no such folder in ./{first}. If it is a name on the Hugging Face "
+            f"hub, run where no folder is called {first!r}."
+        )
+
+
+def _refuse_no_model(name: str, option: str = "model.name") -> None:
+    refuse_missing_folder(name, option)
     if Path(name).is_dir() and (why := why_no_model(Path(name))):
         raise ConfigError(f"{option}={name}: {why}. Give a folder written by save_pretrained.")
 

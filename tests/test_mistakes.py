@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from influcoder_lightning import keys
-from influcoder_lightning.cli import how_to_resume, main
+from influcoder_lightning.cli import main
 from influcoder_lightning.data import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.progress import ShowSteps
@@ -132,6 +132,7 @@ SELF = (*VALUATE, "rank.method=self")
         (["recipe=select", "from=run", "select.k=0"], "at least 1"),
         (["recipe=compare", "from=run", "select.k=3", "data.eval=null"], "needs data.eval"),
         (["recipe=valuate", "from=run", "hydra.run.dir=run"], "influence.overwrite=true"),
+        (["recipe=select", "from=run", "hydra.run.dir=run"], "stays as it is"),
         (["--config-dir", "settings", "+experiment=headless"], "# @package _global_"),
         (["--config-dir", "settings", "+experiment=typo"], "did you mean 'select.k'?"),
         (["--config-dir", "settings", "+experiment=nowhere"], "experiment/nowhere"),
@@ -205,13 +206,6 @@ def test_an_interruption_says_how_to_go_on(command, monkeypatch, tmp_path, optio
     assert lines[-1].startswith("influcoder: interrupted.")
     assert words in lines[-1]
     assert f"hydra.run.dir={tmp_path}" in lines[-1]
-
-
-def test_an_interrupted_score_goes_on_with_its_parts(tmp_path):
-    cfg = keys.defaults()
-    assert "Start anew" in how_to_resume("score", cfg, tmp_path)
-    (tmp_path / "scores").mkdir()
-    assert "resume=true" in how_to_resume("score", cfg, tmp_path)
 
 
 def test_what_nobody_expected_keeps_its_traceback(command, monkeypatch, tmp_path):

@@ -357,5 +357,5 @@ def test_many_drifting_windows_are_warned_about_once_and_counted(tmp_path):
     assert sum("Shorten the windows" in message for message in messages) == 1
     n = int((store.windows.drift < 0.999999).sum())
     assert n > 1
-    (summary,) = [m for m in messages if "windows (mean cosine below" in m]
+    (summary,) = [m for m in messages if "windows (drift below" in m]
     assert f"in {n} of {len(store.windows)} windows" in summary

@@ -18,6 +18,7 @@ from torch.nn import functional
 from influcoder_lightning.capture.rows import Text
 from influcoder_lightning.encoder.objective import ranking_loss
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.models import refuse_missing_folder
 
 WARMUP_STEPS = 20
 
@@ -36,6 +37,7 @@ def load_sentence_encoder(source: Any) -> Any:
         ) from error
     if isinstance(source, SentenceTransformer):
         return copy.deepcopy(source)
+    refuse_missing_folder(str(source), "text_encoder")
     try:
         return SentenceTransformer(str(source), device="cpu", trust_remote_code=False)
     except Exception as error:

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.recipes.run_folder import CONFIG, RANKING, SELECTED, load_config, locate
 from influcoder_lightning.report.units import duration
 from influcoder_lightning.store import schema
 
@@ -32,13 +33,12 @@ _FILES = {  # in the order in which one looks at them
 _NEXT = {
     "quickstart": "influcoder recipe=pipeline model.name=<model> data.pool=pool.jsonl "
     "data.query=query.jsonl data.eval=eval.jsonl select.k=500",
-    "pipeline": "influcoder recipe=compare from={at} rank.method=tracin",
+    "pipeline": "influcoder recipe=compare from={at} rank.method={other}",
     "valuate": "influcoder recipe=select from={at} select.k={k}",
     "score": "influcoder recipe=select from={at} select.k={k}",
     "icp": "influcoder recipe=select from={at} select.k={k}",
     "select": "influcoder recipe=retrain from={at}",
-    "retrain": "influcoder recipe=compare from={at} data.eval=eval.jsonl",
-    "compare": "influcoder recipe=compare from={at} rank.method=tracin",
+    "compare": "influcoder recipe=compare from={at} rank.method={other}",
     "loop": "influcoder recipe=retrain from={at}",
     "lds": "influcoder recipe=pipeline model.name=<model> data.pool=pool.jsonl "
     "data.query=query.jsonl data.eval=eval.jsonl select.k=500 rank.method={best}",
@@ -91,16 +91,42 @@ def shown_path(path: Path) -> str:
 
 def next_command(recipe: str, folder: Path) -> str | None:
     """A command that goes on from this run."""
+    if recipe == "retrain":
+        return _comparison_of_choice(folder)
     command = _NEXT.get(recipe)
     if command is None:
         return None
-    best, k = "", 100
+    best, k, other = "", 100, "tracin"
+    if (folder / CONFIG).is_file() and load_config(folder).rank.method == other:
+        other = "fisher"
     if (folder / "lds.json").is_file():
         rows = _json(folder / "lds.json")["rows"]
         best = max(rows, key=lambda row: row["lds"])["name"]
     if (folder / RANKING).is_file():
         k = max(1, _n_lines(folder / RANKING) // 10)
-    return command.format(at=shlex.quote(shown_path(folder)), best=best, k=k)
+    return command.format(at=shlex.quote(shown_path(folder)), best=best, k=k, other=other)
+
+
+def _comparison_of_choice(folder: Path) -> str | None:
+    """After a retraining: was the choice better than chance? None where nothing was ranked."""
+    if not (folder / CONFIG).is_file():
+        return None
+    cfg = load_config(folder)
+    if cfg["from"] is None:
+        return None
+    source = Path(cfg["from"])
+    try:
+        locate(source, RANKING)
+    except ConfigError:  # a loop ranks in its rounds; a choice of one's own has no ranking
+        return None
+    earlier = load_config(source)
+    command = f"influcoder recipe=compare from={shlex.quote(shown_path(source))}"
+    if earlier.select.k is None:
+        command += f" select.k={_json(folder / 'metrics.json')['n_samples']}"
+    if earlier.data.eval is None:
+        given = cfg.data.eval
+        command += f" data.eval={shlex.quote(shown_path(Path(given))) if given else 'eval.jsonl'}"
+    return command
 
 
 def _drawn(title: str, facts: Facts, files: Facts) -> Table:
@@ -174,7 +200,8 @@ def _valuation(path: Path) -> Facts:
     drift = store.windows["drift"].dropna()
     if len(drift):
         facts["drift"] = (
-            f"{drift.mean():.2f} mean, {drift.min():.2f} lowest of {len(drift)} windows"
+            f"{drift.mean():.2f} mean, {drift.min():.2f} lowest of {len(drift):,} windows "
+            "(1: the queries did not turn)"
         )
     return facts
 

@@ -49,7 +49,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         encoder = cfg.influence.text_encoder
         n = int(cfg.icp.n_queries)
         chosen = choose_queries(query.rows, n, seed=cfg.seed, text_encoder=encoder)
-        log.info("%d of %d queries chosen by k-means", len(chosen), len(query))
+        log.info("%s of %s queries chosen by k-means", f"{len(chosen):,}", f"{len(query):,}")
     queries = [query.rows[i] for i in chosen]
     with stage("loading the model"):
         model = load_base_model(cfg.model.name).to(device())
@@ -88,7 +88,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         part.write_text(json.dumps(summary, indent=1) + "\n")
     save_config(cfg, folder, pool=pool.fingerprint())
     page.write(folder, _sections(materials, ranking, summary))
-    log.info("ranked %d samples by icp: %s", len(ranking), folder / RANKING)
+    log.info("ranked %s samples by icp: %s", f"{len(ranking):,}", folder / RANKING)
 
 
 def probe(

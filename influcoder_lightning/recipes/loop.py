@@ -223,7 +223,8 @@ def compare_arms(
         if done is None and key in trained:  # the loop may have found just this set
             done = {"eval_loss": trained[key], "base": losses["base"]}
         elif done is None:
-            log.info("arm %s: %d samples, %d steps", arm, facts[arm]["n"], arm_steps)
+            n, n_steps = f"{facts[arm]['n']:,}", f"{arm_steps:,}"
+            log.info("arm %s: %s samples, %s steps", arm, n, n_steps)
             keep = {"loop": folder / "adapter"}
             found = run_arms({arm: ids}, materials, seeds=seeds, steps=arm_steps, adapters=keep)
             done = {"eval_loss": found[arm], "base": found["base"]}

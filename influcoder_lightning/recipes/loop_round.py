@@ -81,7 +81,7 @@ class Rounds:
         cfg = self._settings_of(number)
         materials = Materials(cfg, "loop")
         begun = perf_counter()
-        log.info("round %d: valuing %d samples", number, len(before))
+        log.info("round %d: valuing %s samples", number, f"{len(before):,}")
         store = valuate.value(materials, folder)
         ranking = valuate.rank(store, materials, folder)
         seconds = {"valuation": perf_counter() - begun}

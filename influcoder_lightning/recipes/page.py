@@ -34,7 +34,7 @@ from influcoder_lightning.report import (
 )
 from influcoder_lightning.report.ambiguous import spread_over_queries
 from influcoder_lightning.report.blocks import Block
-from influcoder_lightning.report.headline import caution
+from influcoder_lightning.report.headline import cautions
 
 _CONTENT = {
     "config.yaml": "every setting, library versions and the command of this run",
@@ -208,14 +208,10 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
                 "do not settle the order of these two."
             )
     if "full" in means:
-        better = "lower" if means["top_k"] < means["full"] else "not lower"
         lines.append(
-            f"With the same number of steps, training on all samples gives {means['full']:.3f}; "
-            f"top_k is {better}."
+            f"With the same number of steps, training on all samples gives {means['full']:.3f}."
         )
-    if doubt := caution(comparison, "top_k"):
-        lines.append(doubt)
-    return lines
+    return lines + cautions(comparison, "top_k")
 
 
 def next_steps(folder: Path) -> Section:

@@ -30,6 +30,8 @@ _WRITERS = {SELECTED: "select"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.
 _SHARED = ("model", "data", "seed", "seeds", "train", "retrain", "lora", "influence")
+_GO_ON = ("icp", "fidelity", "lds", "loop")  # the same command again takes what is done
+_VALUE = ("quickstart", "pipeline", "valuate")
 _ALSO = {
     "pipeline": ("rank", "select"),
     "valuate": ("rank",),
@@ -59,6 +61,29 @@ def locate(folder: Path, name: str) -> Path:
         + (f", nor in {', '.join(map(str, searched[1:]))}" if searched[1:] else "")
         + f". Run `influcoder recipe={_WRITERS.get(name, 'valuate')}` and continue from its folder."
     )
+
+
+def refuse_used_folder(cfg: DictConfig, recipe: str, folder: Path) -> None:
+    """Refuse a folder in which the files of two runs would stand side by side.
+
+    Args:
+        cfg: the configuration.
+        recipe: which some take up again in their own folder.
+        folder: of the run that is about to begin.
+
+    Raises:
+        ConfigError: the folder is that of the run in ``from``, or another run ended there.
+    """
+    if recipe in _GO_ON or cfg.resume or cfg.influence.overwrite:
+        return
+    other = "Choose another with hydra.run.dir=<folder>; from=<folder> goes on from what is there."
+    if recipe in _VALUE:
+        other += " To value anew in its place: influence.overwrite=true."
+    if cfg["from"] is not None and Path(cfg["from"]).resolve() == folder.resolve():
+        raise ConfigError(f"{folder} is the run to go on from, and stays as it is. {other}")
+    # The file is written when a run ends, so that an interrupted one can be repeated in place.
+    if (folder / CONFIG).exists():
+        raise ConfigError(f"{folder} already holds a finished run. {other}")
 
 
 def save_config(cfg: DictConfig, folder: Path, **facts: Any) -> None:
@@ -193,6 +218,16 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
             cfg.resume = False
         if recipe == "retrain" and "data.pool" not in given:
             cfg.data.pool = str(locate(Path(cfg["from"]), SELECTED).absolute())
+        if recipe in ("select", "compare") and "data.pool" not in given:
+            # A run that was trained on a choice had that as its pool; the ranking is of a larger.
+            ranked = locate(Path(cfg["from"]), RANKING).parent
+            cfg.data.pool = load_config(ranked).data.pool
+    held = recipe in ("retrain", "compare") and "retrain.steps" not in given
+    if held and cfg.retrain.steps is not None and "train.steps" in given:
+        log.warning(
+            "train.steps has no effect here: retrain.steps=%s of the earlier run holds; set that",
+            cfg.retrain.steps,
+        )
     return cfg
 
 

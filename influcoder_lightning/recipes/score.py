@@ -111,7 +111,8 @@ def _write(
             page.ranking_section(ranking, pool),
         ],
     )
-    log.info("ranked %d samples by %s: %s", len(ranking), cfg.rank.method, folder / RANKING)
+    n = f"{len(ranking):,}"
+    log.info("ranked %s samples by %s: %s", n, cfg.rank.method, folder / RANKING)
 
 
 def _with_queries(
@@ -129,7 +130,8 @@ def _with_queries(
     elif len(taken):
         prefix = f"new-{len(taken)}-"
     queries = materials.split("new queries", cfg.queries, first_id, prefix)
-    log.info("valuing %d new queries in %d windows", len(queries), len(store.windows))
+    n, windows = f"{len(queries):,}", f"{len(store.windows):,}"
+    log.info("valuing %s new queries in %s windows", n, windows)
     model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed).to(device())
     ids = store.add_queries(model, materials.loader(queries.dataset), tokenizer=materials.tokenizer)
     return store, ids

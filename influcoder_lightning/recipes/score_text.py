@@ -97,10 +97,11 @@ class TextScores:
         before = parts.n_sealed_rows()
         if before:
             log.info("%s of %s rows were scored before", f"{before:,}", f"{pool.n_rows:,}")
-        with stage("scoring", pool.n_rows, "rows") as done:
-            scoring.run(cfg.score.processes, done)
-            done.result = f"{pool.n_rows - before:,} rows"
-        cost = score_page.Cost(pool.n_rows - before, done.seconds, cfg.score.processes)
+        left = pool.n_rows - before
+        with stage("scoring", left, "rows") as done:
+            scoring.run(cfg.score.processes, lambda sealed: done(sealed - before))
+            done.result = f"{left:,} rows"
+        cost = score_page.Cost(left, done.seconds, cfg.score.processes)
         with stage("ranking"):
             scored = ScoredPool(cfg.data.pool, parts.read(), len(ids))
             ranking = scored.ranking
@@ -111,7 +112,7 @@ class TextScores:
         chosen = self._select(scored)
         save_config(cfg, self.folder, pool=pool.fingerprint)
         score_page.write(cfg, self.folder, scored, tasks, chosen, cost)
-        log.info("ranked %d samples by encoder: %s", len(ranking), self.folder / RANKING)
+        log.info("ranked %s samples by encoder: %s", f"{len(ranking):,}", self.folder / RANKING)
 
     def _select(self, scored: ScoredPool) -> list[Sample]:
         if not self._selects:
@@ -121,5 +122,5 @@ class TextScores:
             chosen = scored.pick(ids)
         rows = [{**sample.row, "influence_score": sample.score} for sample in chosen]
         write_jsonl(rows, self.folder / SELECTED)
-        log.info("selected %d samples: %s", len(ids), self.folder / SELECTED)
+        log.info("selected %s samples: %s", f"{len(ids):,}", self.folder / SELECTED)
         return chosen

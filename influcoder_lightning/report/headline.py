@@ -87,29 +87,32 @@ def headline_of(
         Number("seeds", str(found.seeds), "models per arm"),
     ]
     k = int(comparison["k"])
-    doubt = caution(comparison, arm)
     return [
         Text(verdict(found, arm, control, k), lead=True, terms=["held-out loss", "nats"]),
-        *([Text(doubt, terms=["held-out loss", "base"])] if doubt else []),
+        *(Text(line, terms=["held-out loss", "base"]) for line in cautions(comparison, arm)),
         Text(certainty(found)),
         Numbers(items),
     ]
 
 
-def caution(comparison: Mapping[str, Any], arm: str) -> str | None:
-    """That the arm is no better than no training at all, where that is so.
+def cautions(comparison: Mapping[str, Any], arm: str) -> list[str]:
+    """What else the reader has to know: that no training, or another arm, did better.
 
     Args:
         comparison: as `summarise_arms` returns it.
         arm: which arm.
     """
-    arms = comparison["arms"]
-    if "base" not in arms or arms[arm]["mean"] < arms["base"]["mean"]:
-        return None
-    return (
-        f"Training on these samples did not help: before it (base) the held-out loss was "
-        f"{arms['base']['mean']:.3f}, after it {arms[arm]['mean']:.3f}."
-    )
+    means = {name: found["mean"] for name, found in comparison["arms"].items()}
+    base, ours, lines = means.pop("base", None), means.pop(arm), []
+    if base is not None and base <= ours:
+        lines.append(
+            "Training on these samples did not help: before it (base) the held-out loss was "
+            f"{base:.3f}, after it {ours:.3f}."
+        )
+    if better := sorted((mean, name) for name, mean in means.items() if mean < ours):
+        named = ", ".join(f"{name} {mean:.3f}" for mean, name in better)
+        lines.append(f"A lower held-out loss than {arm}'s {ours:.3f} had: {named}.")
+    return lines
 
 
 def verdict(found: Difference, arm: str, control: str, k: int) -> str:

@@ -28,9 +28,10 @@ class DriftWarning:
             return
         if drift < self._least and not self._low:
             rank_zero_warn(
-                f"influcoder: query gradients turned during the last window (mean cosine "
-                f"{drift:.2f} < {self._least}): scores of its rows mix different states of the "
-                "adapter. Shorten the windows with `refresh_queries_every_n_steps`."
+                f"influcoder: query gradients turned during the last window (drift {drift:.2f} < "
+                f"{self._least}; 1: not at all): scores of its rows mix different states of the "
+                "adapter. Shorten the windows with `refresh_queries_every_n_steps` (a key of "
+                "`influence` in the command)."
             )
         self._drifts.append(drift)
 
@@ -39,7 +40,7 @@ class DriftWarning:
         if self._low > 1:
             rank_zero_warn(
                 f"influcoder: query gradients turned in {self._low} of {len(self._drifts)} "
-                f"windows (mean cosine below {self._least}, lowest {min(self._drifts):.2f})."
+                f"windows (drift below {self._least}, lowest {min(self._drifts):.2f})."
             )
 
     @property

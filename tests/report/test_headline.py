@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from influcoder_lightning.report import Number, Numbers, Text, headline_of, summarise_arms
 from influcoder_lightning.report import headline as module
-from influcoder_lightning.report.headline import caution, certainty, difference, verdict
+from influcoder_lightning.report.headline import cautions, certainty, difference, verdict
 
 losses = st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)), min_size=2, max_size=6)
 
@@ -98,12 +98,14 @@ def test_docstring_example():
     assert not result.failed
 
 
-def test_a_choice_that_is_worse_than_no_training():
-    arms = {"top_k": [1.2, 1.21], "random_k": [1.6, 1.7], "base": [0.98]}
+def test_a_choice_that_is_worse_than_no_training_or_than_another_arm():
+    arms = {"top_k": [1.2, 1.21], "random_k": [1.6, 1.7], "full": [1.0, 1.1], "base": [0.98]}
     comparison = summarise_arms(arms, k=5, steps=5, seeds=2)
-    doubt = caution(comparison, "top_k")
-    assert "did not help" in doubt
-    assert "0.980" in doubt
-    assert doubt in [block.text for block in headline_of(comparison) if isinstance(block, Text)]
-    arms["base"] = [1.3]
-    assert caution(summarise_arms(arms, k=5, steps=5, seeds=2), "top_k") is None
+    no_help, better = cautions(comparison, "top_k")
+    assert "did not help" in no_help
+    assert "0.980" in no_help
+    assert better.endswith("full 1.050.")
+    said = [block.text for block in headline_of(comparison) if isinstance(block, Text)]
+    assert {no_help, better} <= set(said)
+    arms |= {"base": [1.3], "full": [1.4, 1.4]}
+    assert cautions(summarise_arms(arms, k=5, steps=5, seeds=2), "top_k") == []
