@@ -228,7 +228,7 @@ def _warn_uncovered(share: float) -> None:
         warnings.warn(
             f"the run's code space keeps {share:.0%} of the new queries' gradient energy (it was "
             "learned without them). The methods fisher, relatif and projected_cosine (rank.method) "
-            "account for that; scores of others compare within a query, not between queries.",
+            "account for that; with others, compare scores within a query, not between queries.",
             stacklevel=2,
         )
 

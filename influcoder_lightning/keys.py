@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import compress, groupby
 from typing import Any
 
 from hydra.plugins.config_source import ConfigSource
@@ -39,11 +40,12 @@ _VALUED_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name",
                  "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")  # fmt: skip
 _FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun",
           "-m", "--shell-completion", "-sc", *_VALUED_FLAGS)  # fmt: skip
-# What the keys are called elsewhere, after the last dot.
+# What people call the keys elsewhere, by what is behind the last dot.
 _ALIASES = {
     "adapter": "model.adapter",
     "adapter_name_or_path": "model.adapter",
     "batch": "train.batch_size",
+    "batch_size": "train.batch_size",
     "dataset": "data.pool",
     "dataset_name": "data.pool",
     "epoch": "train.epochs",
@@ -56,10 +58,12 @@ _ALIASES = {
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
     "lora_r": "lora.r",
+    "lr": "train.lr",
     "max_epochs": "train.epochs",
     "max_seq_length": "train.max_length",
     "max_steps": "train.steps",
     "method": "rank.method",
+    "model": "model.name",
     "model_name": "model.name",
     "model_name_or_path": "model.name",
     "n_samples": "select.k",
@@ -72,11 +76,15 @@ _ALIASES = {
     "per_device_train_batch_size": "train.batch_size",
     "query_file": "data.query",
     "rank": "lora.r",
+    "steps": "train.steps",
     "strategy": "select.strategy",
+    "test": "data.eval",
     "top_k": "select.k",
+    "train": "data.pool",
     "train_data": "data.pool",
     "train_dataset": "data.pool",
     "train_file": "data.pool",
+    "validation": "data.eval",
     "validation_file": "data.eval",
     "warmup_steps": "train.warmup",
 }
@@ -104,7 +112,6 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: names the key, and the nearest that there is.
     """
-    _refuse_split_keys(arguments)
     own_files = any(a.lstrip("+").startswith(_OWN_FILES) for a in arguments)
     known = all_keys()
     for before, argument in zip(("", *arguments), arguments, strict=False):
@@ -129,24 +136,19 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
                 f"{key} holds keys, and not a value; did you mean {_MAIN_KEYS[key]}={value}?"
             )
         _refuse(key, known)
+    _refuse_split_keys(arguments)
 
 
 def _refuse_split_keys(arguments: Sequence[str]) -> None:
-    """Hydra's parser takes one stretch of keys, before, between or behind the options."""
-    keys: list[str] = []
-    options: list[str] = []
-    stretches, before = 0, ""
-    for argument in arguments:
-        if argument.startswith("-") or before in _VALUED_FLAGS:
-            options.append(argument)
-        else:
-            stretches += not keys or keys[-1] != before
-            keys.append(argument)
-        before = argument
-    if stretches > 1:
+    """Hydra's parser takes one stretch of keys, in front of the options or behind them."""
+    places = [
+        not argument.startswith("-") and before not in _VALUED_FLAGS
+        for before, argument in zip(("", *arguments), arguments, strict=False)
+    ]
+    if sum(is_key for is_key, _ in groupby(places)) > 1:
+        ordered = [*compress(arguments, places), *compress(arguments, (not p for p in places))]
         raise ConfigError(
-            "keys stand together, with all options behind them: "
-            f"influcoder {shlex.join([*keys, *options])}"
+            f"keys stand together, and options behind them: influcoder {shlex.join(ordered)}"
         )
 
 
@@ -226,11 +228,11 @@ def _refuse(key: str, known: Sequence[str], hint: str = "") -> None:
         return
     if any(key == name or key.startswith(f"{name}.") for name in _OPEN):
         return
-    alias = _ALIASES.get(key.rpartition(".")[2].lower().replace("-", "_"))
-    meant = f"; did you mean {alias!r}?" if alias else _close(key, known)
-    raise ConfigError(
-        f"unknown key {key!r}{meant} `influcoder --cfg job` lists all keys.{hint}"
-    )
+    # A slip of the keyboard is nearer than what other tools would call it.
+    alias = _ALIASES.get(key.rpartition(".")[2].lower())
+    slip = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+    meant = f"; did you mean {alias!r}?" if alias and not slip else _close(key, known)
+    raise ConfigError(f"unknown key {key!r}{meant} `influcoder --cfg job` lists all keys.{hint}")
 
 
 def _refuse_missing_launcher(name: str) -> None:

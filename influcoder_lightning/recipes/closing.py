@@ -97,8 +97,10 @@ def next_command(recipe: str, folder: Path) -> str | None:
     if command is None:
         return None
     best, k, other = "", 100, "tracin"
-    if (folder / CONFIG).is_file() and load_config(folder).rank.method == other:
-        other = "fisher"
+    if (folder / CONFIG).is_file():
+        cfg = load_config(folder)
+        methods = ("self", "loss") if cfg.data.query is None else ("tracin", "fisher")
+        other = next(method for method in methods if method != cfg.rank.method)
     if (folder / "lds.json").is_file():
         rows = _json(folder / "lds.json")["rows"]
         best = max(rows, key=lambda row: row["lds"])["name"]

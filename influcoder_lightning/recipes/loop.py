@@ -223,8 +223,8 @@ def compare_arms(
         if done is None and key in trained:  # the loop may have found just this set
             done = {"eval_loss": trained[key], "base": losses["base"]}
         elif done is None:
-            n, n_steps = f"{facts[arm]['n']:,}", f"{arm_steps:,}"
-            log.info("arm %s: %s samples, %s steps", arm, n, n_steps)
+            size = f"{facts[arm]['n']:,} samples, {arm_steps:,} steps"
+            log.info("arm %s: %s", arm, size)
             keep = {"loop": folder / "adapter"}
             found = run_arms({arm: ids}, materials, seeds=seeds, steps=arm_steps, adapters=keep)
             done = {"eval_loss": found[arm], "base": found["base"]}

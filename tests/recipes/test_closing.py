@@ -90,6 +90,43 @@ def test_the_next_step_fits_the_pool(folder):
     assert str(next_command("valuate", folder)).endswith("select.k=25")
 
 
+def write_config(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "other"),
+    [
+        ("data: {query: q.jsonl}", "tracin"),
+        ("{data: {query: q.jsonl}, rank: {method: tracin}}", "fisher"),
+        ("{data: {query: null}, rank: {method: self}}", "loss"),
+    ],
+)
+def test_another_method_is_another(folder, config, other):
+    write_config(folder, config)
+    for recipe in ("pipeline", "compare"):
+        assert str(next_command(recipe, folder)).endswith(f"rank.method={other}")
+
+
+def test_after_retraining_the_choice_is_compared(folder, tmp_path):
+    retrained = tmp_path / "runs" / "retrained"
+    assert next_command("retrain", retrained) is None
+    write_config(retrained, f"{{from: {folder}, data: {{eval: {tmp_path}/own.jsonl}}}}")
+    (retrained / "metrics.json").write_text('{"n_samples": 7}')
+    write_config(folder, "{data: {eval: eval.jsonl}, select: {k: 2}}")
+    command = "influcoder recipe=compare from=runs/first"
+    assert next_command("retrain", retrained) == command
+    write_config(folder, "data: {eval: null}")
+    assert next_command("retrain", retrained) == f"{command} select.k=7 data.eval=own.jsonl"
+    write_config(retrained, f"{{from: {folder}, data: {{eval: null}}}}")
+    assert next_command("retrain", retrained) == f"{command} select.k=7 data.eval=eval.jsonl"
+    (folder / "ranking.csv").unlink()  # a loop's is in its rounds
+    assert next_command("retrain", retrained) is None
+    write_config(retrained, "data: {pool: own.jsonl}")
+    assert next_command("retrain", retrained) is None
+
+
 def test_a_run_that_wrote_little(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     print_closing("agreement", tmp_path, 0.5)

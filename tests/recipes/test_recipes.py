@@ -324,12 +324,15 @@ def test_compare_after_retrain_takes_the_pool_that_was_ranked(base, tmp_path, ca
     assert "train.steps has no effect here: retrain.steps=1" in caplog.text
 
 
-def test_unknown_text_encoder(base, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "words"), [("/no/encoder", "no such folder"), ("no", "no sentence-transformers model")]
+)
+def test_unknown_text_encoder(base, tmp_path, capsys, name, words):
     pytest.importorskip("sentence_transformers")
     message = error_of(
-        capsys, "valuate", tmp_path, f"from={base}", f"influence.text_encoder={tmp_path}/no"
+        capsys, "valuate", tmp_path, f"from={base}", f"influence.text_encoder={name}"
     )
-    assert "no sentence-transformers model" in message
+    assert words in message
 
 
 @pytest.mark.parametrize(

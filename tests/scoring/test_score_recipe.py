@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +87,11 @@ def test_new_rows_are_scored_as_by_the_method_in_memory(base, pool, tmp_path):
     assert len(load_rows(tmp_path / "again" / "selected.jsonl")) == 3
 
 
-def test_resume_scores_only_what_is_missing(base, pool, tmp_path, capsys):
+def test_resume_scores_only_what_is_missing(base, pool, tmp_path, capsys, caplog):
     options = [f"from={base}", f"data.pool={pool}/a.jsonl", "score.part_rows=20"]
     run("score", tmp_path, *options)
     whole = (tmp_path / "ranking.csv").read_text()
+    (tmp_path / "config.yaml").unlink()  # as where it was interrupted
     with pytest.raises(SystemExit):
         run("score", tmp_path, *options)
     assert "already holds scores" in capsys.readouterr().err
@@ -98,7 +100,13 @@ def test_resume_scores_only_what_is_missing(base, pool, tmp_path, capsys):
     assert "part_rows changed since" in capsys.readouterr().err
     (tmp_path / "scores" / "part-00001.jsonl").unlink()
     kept = (tmp_path / "scores" / "part-00000.jsonl").stat().st_mtime_ns
-    run("score", tmp_path, *options, "resume=true", "score.batch_size=3", "select.k=2")
+    with caplog.at_level(logging.INFO, "influcoder_lightning"):
+        run("score", tmp_path, *options, "resume=true", "score.batch_size=3", "select.k=2")
+    said = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert [line for line in said if line.startswith("scoring")] == [
+        "scoring: 20 rows to do",
+        "scoring: 20 rows",
+    ]
     assert (tmp_path / "scores" / "part-00000.jsonl").stat().st_mtime_ns == kept
     again = Ranking.load(tmp_path / "ranking.csv")
     (tmp_path / "before.csv").write_text(whole)
