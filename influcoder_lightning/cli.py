@@ -36,7 +36,8 @@ def main(recipe: str | None = None) -> None:
         recipe: run this one, unless the command line names another.
     """
     if recipe is not None and not any(a.startswith("recipe=") for a in sys.argv[1:]):
-        sys.argv.insert(1, f"recipe={recipe}")
+        keys = (at for at, a in enumerate(sys.argv) if at and "=" in a and not a.startswith("-"))
+        sys.argv.insert(next(keys, len(sys.argv)), f"recipe={recipe}")  # beside the other keys
     if full_errors():
         refuse_unknown_arguments(sys.argv[1:])
         _app()

@@ -79,6 +79,8 @@ def refuse_used_folder(cfg: DictConfig, recipe: str, folder: Path) -> None:
     other = "Choose another with hydra.run.dir=<folder>; from=<folder> goes on from what is there."
     if recipe in _VALUE:
         other += " To value anew in its place: influence.overwrite=true."
+    if recipe == "score":
+        other += " To choose others by the scores in it: resume=true."
     if cfg["from"] is not None and Path(cfg["from"]).resolve() == folder.resolve():
         raise ConfigError(f"{folder} is the run to go on from, and stays as it is. {other}")
     # The file is written when a run ends, so that an interrupted one can be repeated in place.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_recipes import TINY
 
+from influcoder_lightning.recipes.progress import newest_metrics
+
 COMMAND = [sys.executable, "-m", "influcoder_lightning.cli", *TINY, "seeds=[0]"]
 SETTINGS = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "xterm"}
 
@@ -48,13 +50,18 @@ def test_a_terminal_shows_what_goes_on(tmp_path):
     live = re.findall(r"fine-tuning\W[^\r\n]*?(\d+) of (\d+)", shown)
     assert {total for _, total in live} == {"8"}
     assert "drift" in shown
-    assert "valuing" in shown
     assert re.search(r"retraining\W[^\r\n]*top_k, seed 0", shown)
     assert "run/report.html" in shown
     assert "next: influcoder recipe=pipeline" in shown
     log = (tmp_path / "run" / "influcoder.log").read_text()
     assert "\x1b" not in log
     assert "fine-tuning: " in log
+
+
+def test_metrics_beside_the_bar():
+    # Which of them a run shows depends on how often it is read: a few times a second.
+    metrics = {"influcoder/step_time_share": 0.08, "train_loss": 1.5, "other": 3.0}
+    assert newest_metrics(metrics) == ["loss 1.500", "valuing 8% of time"]
 
 
 @pytest.mark.slow
