@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.recipes.page import other_method
 from influcoder_lightning.recipes.run_folder import CONFIG, RANKING, SELECTED, load_config, locate
 from influcoder_lightning.report.units import duration
 from influcoder_lightning.store import schema
@@ -98,9 +99,7 @@ def next_command(recipe: str, folder: Path) -> str | None:
         return None
     best, k, other = "", 100, "tracin"
     if (folder / CONFIG).is_file():
-        cfg = load_config(folder)
-        methods = ("self", "loss") if cfg.data.query is None else ("tracin", "fisher")
-        other = next(method for method in methods if method != cfg.rank.method)
+        other = other_method(folder)
     if (folder / "lds.json").is_file():
         rows = _json(folder / "lds.json")["rows"]
         best = max(rows, key=lambda row: row["lds"])["name"]

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from influcoder_lightning import Ranking
 from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.run_folder import CONFIG
+from influcoder_lightning.recipes.run_folder import CONFIG, load_config
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import (
     Chart,
@@ -216,18 +216,27 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
 
 def next_steps(folder: Path) -> Section:
     """Commands that continue this run."""
-    at = shlex.quote(str(folder))
+    at, other = shlex.quote(str(folder)), other_method(folder)
     return Section(
         "Go on from here",
         [
             Text("Choose another number of samples:"),
             Code(f"influcoder recipe=select from={at} select.k=50"),
             Text("Rank by another method and compare again:"),
-            Code(f"influcoder recipe=compare from={at} rank.method=tracin select.k=50"),
+            Code(
+                f"influcoder recipe=compare from={at} rank.method={other} select.k=50"
+            ),
             Text("Rank the same samples towards other queries, without training again:"),
             Code(f"influcoder recipe=score from={at} queries=new.jsonl"),
         ],
     )
+
+
+def other_method(folder: Path) -> str:
+    """A method that a run could be ranked by as well, without further cost."""
+    cfg = load_config(folder)
+    methods = ("self", "loss") if cfg.data.query is None else ("tracin", "fisher")
+    return next(method for method in methods if method != cfg.rank.method)
 
 
 def repeat_section(folder: Path) -> Section:
