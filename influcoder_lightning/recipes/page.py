@@ -223,9 +223,7 @@ def next_steps(folder: Path) -> Section:
             Text("Choose another number of samples:"),
             Code(f"influcoder recipe=select from={at} select.k=50"),
             Text("Rank by another method and compare again:"),
-            Code(
-                f"influcoder recipe=compare from={at} rank.method={other} select.k=50"
-            ),
+            Code(f"influcoder recipe=compare from={at} rank.method={other} select.k=50"),
             Text("Rank the same samples towards other queries, without training again:"),
             Code(f"influcoder recipe=score from={at} queries=new.jsonl"),
         ],
