@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from influcoder_lightning.cli import run_recipe
+
+TINY = [
+    "quickstart.n_pool=60",
+    "quickstart.n_query=6",
+    "quickstart.n_eval=6",
+    "quickstart.pretrain_steps=4",
+    "quickstart.hidden_size=32",
+    "train.epochs=1",
+    "influence.sketch_dim=256",
+    "influence.code_dim=16",
+    "influence.refresh_queries_every_n_steps=3",
+    "select.k=10",
+    "retrain.steps=2",
+]
 
 
 def run(recipe: str, folder: Path, *overrides: str):
@@ -16,3 +31,14 @@ def run(recipe: str, folder: Path, *overrides: str):
         cfg = compose("config", overrides=[f"recipe={recipe}", *overrides])
     folder.mkdir(parents=True, exist_ok=True)
     return run_recipe(recipe, cfg, folder, [o.partition("=")[0] for o in overrides])
+
+
+def error_of(capsys, recipe: str, folder: Path, *overrides: str) -> str:
+    """The one line on stderr that the command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run(recipe, folder, *overrides)
+    assert stop.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("influcoder: ")
+    return lines[0]

@@ -10,51 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from running import TINY, error_of, run
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.cli import RECIPES, run_recipe
+from influcoder_lightning.cli import RECIPES
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import run_arms
 from influcoder_lightning.recipes.materials import Materials
 
-TINY = [
-    "quickstart.n_pool=60",
-    "quickstart.n_query=6",
-    "quickstart.n_eval=6",
-    "quickstart.pretrain_steps=4",
-    "quickstart.hidden_size=32",
-    "train.epochs=1",
-    "influence.sketch_dim=256",
-    "influence.code_dim=16",
-    "influence.refresh_queries_every_n_steps=3",
-    "select.k=10",
-    "retrain.steps=2",
-]
 K, N, M = 10, 60, 6
-
-
-def run(recipe: str, folder: Path, *overrides: str):
-    """What the command does, without a process of its own."""
-    GlobalHydra.instance().clear()
-    with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=[f"recipe={recipe}", *overrides])
-    folder.mkdir(parents=True, exist_ok=True)
-    given = [override.partition("=")[0] for override in overrides]
-    return run_recipe(recipe, cfg, folder, given)
-
-
-def error_of(capsys, recipe: str, folder: Path, *overrides: str) -> str:
-    """The one line on stderr that the command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        run(recipe, folder, *overrides)
-    assert stop.value.code == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("influcoder: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -301,27 +266,6 @@ def test_ranking_file_with_other_ids(base, tmp_path, capsys):
 def test_existing_store_is_not_replaced(base, capsys):
     message = error_of(capsys, "quickstart", base, *TINY)
     assert "influence.overwrite=true" in message
-
-
-def test_a_finished_run_stays_as_it_is(base, tmp_path, capsys):
-    ranking, config = base / "ranking.csv", base / "config.yaml"
-    before = ranking.read_bytes(), config.read_bytes()
-    assert "stays as it is" in error_of(capsys, "select", base, f"from={base}", "select.k=3")
-    run("select", tmp_path / "chosen", f"from={base}", "select.k=3", "rank.method=self")
-    other = ("select", tmp_path / "chosen", f"from={base}", "select.k=3")
-    assert "already holds a finished run" in error_of(capsys, *other)
-    assert (ranking.read_bytes(), config.read_bytes()) == before
-
-
-def test_compare_after_retrain_takes_the_pool_that_was_ranked(base, tmp_path, caplog):
-    small = ("retrain.steps=1", "seeds=[0,1]")
-    run("retrain", tmp_path / "trained", f"from={base}", *small)
-    run("compare", tmp_path / "compared", f"from={tmp_path / 'trained'}", "train.steps=7", *small)
-    comparison = json.loads((tmp_path / "compared" / "comparison.json").read_text())
-    assert comparison["steps"] == 1
-    assert "train.steps has no effect" not in caplog.text, "retrain.steps was given"
-    run("retrain", tmp_path / "again", f"from={tmp_path / 'trained'}", "train.steps=7")
-    assert "train.steps has no effect here: retrain.steps=1" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_recipes import TINY
+from running import TINY
 
 from influcoder_lightning.recipes.progress import newest_metrics
 
