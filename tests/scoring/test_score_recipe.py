@@ -100,6 +100,7 @@ def test_resume_scores_only_what_is_missing(base, pool, tmp_path, capsys, caplog
     assert "part_rows changed since" in capsys.readouterr().err
     (tmp_path / "scores" / "part-00001.jsonl").unlink()
     kept = (tmp_path / "scores" / "part-00000.jsonl").stat().st_mtime_ns
+    caplog.clear()
     with caplog.at_level(logging.INFO, "influcoder_lightning"):
         run("score", tmp_path, *options, "resume=true", "score.batch_size=3", "select.k=2")
     said = [record.getMessage().partition(" (")[0] for record in caplog.records]
