@@ -229,7 +229,7 @@ def test_arguments(options, words):
 
 
 def test_an_unknown_encoder_folder(tmp_path):
-    with pytest.raises(ConfigError, match="text_encoder=.*no such folder"):
+    with pytest.raises(ConfigError, match=r"text_encoder=.*no such folder"):
         fit(tmp_path, text_encoder=str(tmp_path / "nothing"))
     assert not (tmp_path / "store" / "influence.h5").exists()
 
