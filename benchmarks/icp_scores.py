@@ -20,7 +20,7 @@ from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.icp import icp_ranking
 from influcoder_lightning.models import load_adapter, load_base_model, load_model
 from influcoder_lightning.probing.prober import InContextProber
-from influcoder_lightning.recipes.run_folder import plain
+from influcoder_lightning.recipes.settings import plain
 
 log = logging.getLogger(__name__)
 KINDS = ("in domain", "out of domain")

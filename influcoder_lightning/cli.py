@@ -94,6 +94,8 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
         continue_run,
         refuse_used_folder,
     )
+    from influcoder_lightning.recipes.saved_config import begin_config
+    from influcoder_lightning.recipes.settings import resolved
     from influcoder_lightning.recipes.stages import begin
 
     begin()
@@ -101,12 +103,15 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
     module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
     begun = perf_counter()
     with quiet():
-        check_kinds(cfg)
-        cfg = absolute_paths(continue_run(cfg, recipe, given))
-        check_kinds(cfg)
-        refuse_used_folder(cfg, recipe, folder)
+        settings = resolved(cfg)  # from here on no text is interpolated
+        check_kinds(settings)
+        settings = continue_run(absolute_paths(settings, home=True), recipe, given)
+        settings = absolute_paths(settings)
+        check_kinds(settings)
+        refuse_used_folder(settings, recipe, folder)
+        begin_config(settings, folder)
         try:
-            result = module.run(cfg, folder)
+            result = module.run(settings, folder)
         finally:
             close_loggers()
     print_closing(recipe, folder, perf_counter() - begun)

@@ -7,14 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.agreement import Pair, agreement, pair
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes import page
-from influcoder_lightning.recipes.run_folder import plain, require, save_config
+from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.report import Chart, Number, Numbers, Section, Table, Text
 from influcoder_lightning.report.agreement import agreement_figure
 from influcoder_lightning.report.blocks import Block
@@ -22,7 +22,7 @@ from influcoder_lightning.report.blocks import Block
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: Settings, folder: Path) -> None:
     """Write ``agreement.json`` and a report."""
     files = [_files(require(cfg, key, "agreement")) for key in ("a", "b")]
     ks, only_common = _options(cfg)
@@ -47,9 +47,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
             log.warning("%d samples left out: %s", count, reason)
 
 
-def _options(cfg: DictConfig) -> tuple[list[int], bool]:
+def _options(cfg: Settings) -> tuple[list[int], bool]:
     ks, only_common = cfg.agreement.ks, cfg.agreement.only_common
-    if ks is not None and not OmegaConf.is_list(ks):
+    if ks is not None and not isinstance(ks, list):
         raise ConfigError(f"agreement.ks={ks} must be a list of whole numbers, like [100,500].")
     if not isinstance(only_common, bool):
         raise ConfigError(f"agreement.only_common={only_common} must be true or false.")
@@ -57,7 +57,7 @@ def _options(cfg: DictConfig) -> tuple[list[int], bool]:
 
 
 def _files(source: Any) -> list[str]:
-    return list(map(str, plain(source) if OmegaConf.is_list(source) else [source]))
+    return list(map(str, source if isinstance(source, list) else [source]))
 
 
 def _name(files: list[str]) -> str:

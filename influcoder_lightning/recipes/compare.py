@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune import evaluate
@@ -18,8 +16,10 @@ from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
-from influcoder_lightning.recipes.run_folder import require, save_config, source_folder
+from influcoder_lightning.recipes.run_folder import require, source_folder
+from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.select import ranking_of
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import summarise_arms, write_comparison
 from influcoder_lightning.report.loggers import log_comparison
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Write ``comparison.*`` and a report; returns the mean held-out loss of top_k."""
     materials = Materials(cfg, "compare")
     ranking = ranking_of(materials, source_folder(cfg, "compare"), folder)

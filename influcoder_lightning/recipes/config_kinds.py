@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.keys import defaults
+from influcoder_lightning.recipes.settings import Settings, resolved
 
 _TEXT, _FLAG = "text", "true or false"
 _WHOLE, _NUMBER, _LIST = "a whole number", "a number", "a list, like [1,2]"
@@ -99,7 +99,7 @@ _MOST_WHOLE = 2**31 - 1
 _MAY_BE_NULL = ("rank.method",)  # recipe=score chooses it
 
 
-def check_kinds(cfg: DictConfig, where: str = "") -> None:
+def check_kinds(cfg: Settings | DictConfig, where: str = "") -> None:
     """Refuse values of the wrong kind, and numbers too small or too large to mean anything.
 
     Args:
@@ -109,14 +109,7 @@ def check_kinds(cfg: DictConfig, where: str = "") -> None:
     Raises:
         ConfigError: names the key.
     """
-    try:
-        content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, RecursionError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"{where}the configuration cannot be resolved: {first:.300}. Give plain values."
-        ) from error
-    assert isinstance(content, dict)
+    content = resolved(cfg, where)
     for key, default in _leaves(defaults(), ""):
         value, section = _value(content, key)
         if section is not None:

@@ -26,7 +26,7 @@ from influcoder_lightning.finetune import steps_of_epochs, train
 from influcoder_lightning.models import load_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.run_folder import plain
+from influcoder_lightning.recipes.settings import plain
 from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.data.rows import Row
@@ -26,7 +25,9 @@ from influcoder_lightning.probing.choose_queries import choose_queries
 from influcoder_lightning.probing.prober import InContextProber
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
+from influcoder_lightning.recipes.run_folder import RANKING, require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import Section, Text
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 BLOCK = 16  # demonstrations per file; what an interruption can cost
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: Settings, folder: Path) -> None:
     """Write ``ranking.csv``, ``icp.npz``, ``icp.json``, ``report.html`` and ``report.md``.
 
     The same command in the same folder goes on where it stopped.
@@ -158,7 +159,7 @@ def _finished(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return np.array(block)
 
 
-def _settings(cfg: DictConfig, pool: Any, queries: Sequence[Row]) -> dict[str, Any]:
+def _settings(cfg: Settings, pool: Any, queries: Sequence[Row]) -> dict[str, Any]:
     """What the log-likelihoods depend on."""
     texts = json.dumps([[row["prompt"], row["response"]] for row in queries])
     return {

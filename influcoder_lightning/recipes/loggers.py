@@ -10,15 +10,14 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf import DictConfig
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.recipes.run_folder import plain
+from influcoder_lightning.recipes.settings import Settings, literal, plain
 
 _open: dict[Path, list[Logger]] = {}
 
 
-def run_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+def run_loggers(cfg: Settings, folder: Path) -> list[Logger]:
     """The loggers of a run, made when first asked for; all its steps share them.
 
     Args:
@@ -69,7 +68,7 @@ def _logger(name: str, node: Any, folder: Path) -> Logger:
     if "save_dir" in inspect.signature(kind).parameters:
         options["save_dir"] = str(_inside(folder, str(options.get("save_dir") or "."), name))
     try:
-        logger = instantiate(options)
+        logger = instantiate(literal(options))
     except InstantiationException as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from influcoder_lightning import Ranking, select
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.errors import ConfigError
@@ -27,7 +25,9 @@ from influcoder_lightning.recipes.loop_round import (
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.retrain import retrain_steps
-from influcoder_lightning.recipes.run_folder import SELECTED, plain, require, save_config
+from influcoder_lightning.recipes.run_folder import SELECTED, require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import headline_of, summarise_arms
 from influcoder_lightning.report.loop import loop_chart, loop_sections, verdict, write_loop
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _RULE = ("rounds", "min_gain", "patience")
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Write ``round_<r>/``, ``selected.jsonl``, ``adapter/``, ``loop.*`` and a report.
 
     Each round and each arm is kept when it is done; the same command in the same folder goes on
@@ -71,7 +71,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     return float(result["arms"]["loop"]["mean"])
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: Settings) -> None:
     """Refuse what cannot work before an hour has gone into it.
 
     Raises:

@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset, Subset
 
 from influcoder_lightning import InfluenceStore, Ranking, select
@@ -26,7 +25,9 @@ from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, save_config
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
@@ -98,12 +99,12 @@ class Rounds:
     def _steps(self) -> int:
         return retrain_steps(self.materials)
 
-    def _settings_of(self, number: int) -> DictConfig:
+    def _settings_of(self, number: int) -> Settings:
         cfg = self.materials.cfg.copy()
         pool = self.folder / f"round_{number - 1}" / SELECTED
         changed = {"data.pool": str(pool), "data.query": str(self.queries), "data.eval": None}
         for key, value in changed.items():
-            OmegaConf.update(cfg, key, value)
+            cfg.put(key, value)
         # A round that was interrupted is done again, unless it saved checkpoints to go on from.
         cfg.influence.overwrite = not cfg.resume
         return cfg
@@ -122,9 +123,7 @@ class Rounds:
         return loss, perf_counter() - begun
 
 
-def keep(
-    ranking: Ranking, pool: Sequence[Any], cfg: DictConfig, store: InfluenceStore
-) -> list[Any]:
+def keep(ranking: Ranking, pool: Sequence[Any], cfg: Settings, store: InfluenceStore) -> list[Any]:
     """Ids that a round keeps.
 
     ``loop.action=select`` keeps the best ``loop.share`` of the pool by ``select.strategy``, best
@@ -149,7 +148,7 @@ def keep(
     return [name for name in pool if str(name) not in gone]
 
 
-def best(ranking: Ranking, k: int, cfg: DictConfig, store: InfluenceStore) -> list[Any]:
+def best(ranking: Ranking, k: int, cfg: Settings, store: InfluenceStore) -> list[Any]:
     """The best k ids by ``select.strategy``, which is top_k or diverse."""
     if cfg.select.strategy == "diverse":
         codes, most = SampleCodes(store), cfg.select.max_similarity
@@ -157,7 +156,7 @@ def best(ranking: Ranking, k: int, cfg: DictConfig, store: InfluenceStore) -> li
     return ranking.top_k(k)
 
 
-def first_choice(folder: Path, k: int, cfg: DictConfig) -> list[Any]:
+def first_choice(folder: Path, k: int, cfg: Settings) -> list[Any]:
     """The best k of the whole pool, as the first round ranked it."""
     ranking = Ranking.load(folder / "round_1" / RANKING)
     return best(ranking, k, cfg, InfluenceStore(folder / "round_1"))

@@ -29,6 +29,7 @@ from influcoder_lightning.influence.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.settings import Settings, resolved
 from influcoder_lightning.recipes.stages import stage
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ class Materials:
         recipe: named in errors about missing keys.
     """
 
-    def __init__(self, cfg: DictConfig, recipe: str) -> None:
-        self.cfg, self.recipe = cfg, recipe
+    def __init__(self, cfg: Settings | DictConfig, recipe: str) -> None:
+        self.cfg, self.recipe = resolved(cfg), recipe
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from influcoder_lightning import Ranking
 from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.run_folder import CONFIG, load_config
+from influcoder_lightning.recipes.saved_config import CONFIG, load_config, read_config
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import (
     Chart,
@@ -239,10 +238,10 @@ def other_method(folder: Path) -> str:
 
 def repeat_section(folder: Path) -> Section:
     """The command, the settings (paths cut to names) and the versions of the run in ``folder``."""
-    content = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    assert isinstance(content, dict)
+    content = read_config(folder / CONFIG)
     versions = content.pop("versions")
     command = str(content.pop("command"))
+    content.pop("complete")
     settings = yaml.safe_dump(_named(content, folder), sort_keys=False, allow_unicode=True)
     return Section(
         "Repeat this run",

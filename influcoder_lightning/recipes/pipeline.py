@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.recipes import page, valuate
 from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import save_config
+from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.select import choose
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.valuation_page import valuation_sections
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Write everything that the steps write; returns the mean held-out loss of top_k."""
     materials = Materials(cfg, "pipeline")
     found = steps(materials, folder)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning import Ranking
 from influcoder_lightning.data import (
@@ -28,7 +27,9 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes import page, pipeline, valuate
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import require, save_config
+from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report import Section, Table, Text
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 _VOCABULARY = 512
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Make data and model, run the pipeline, hold the ranking against what was planted."""
     check(cfg)
     valuate.check(cfg, folder)
@@ -45,14 +46,14 @@ def run(cfg: DictConfig, folder: Path) -> float:
         return _run(cfg, folder)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: Settings) -> None:
     """Refuse what the built-in data cannot be used with.
 
     Raises:
         ConfigError: a model or data of the user's own, or a k that does not fit the pool.
     """
     for key in ("model.name", "data.pool", "data.query", "data.eval", "from"):
-        if OmegaConf.select(cfg, key) is not None:
+        if cfg.at(key) is not None:
             raise ConfigError(
                 f"recipe=quickstart makes its own data and model, and {key} is given. For yours "
                 "say recipe=pipeline (or valuate, select, ...; see influcoder --help)."
@@ -62,7 +63,7 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"select.k={k} does not fit quickstart.n_pool={n}; choose 1 to {n}.")
 
 
-def _run(cfg: DictConfig, folder: Path) -> float:
+def _run(cfg: Settings, folder: Path) -> float:
     with stage("making up data") as done:
         data = make_data(cfg, folder)
         done.result = f"{len(data.pool)} rows of six skills; queries ask for {data.query_skill!r}"
@@ -176,7 +177,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def make_data(cfg: DictConfig, folder: Path) -> SkillData:
+def make_data(cfg: Settings, folder: Path) -> SkillData:
     """The built-in rows; writes ``data/*.jsonl`` to the folder."""
     quick = cfg.quickstart
     data = make_skill_data(
@@ -191,7 +192,7 @@ def make_data(cfg: DictConfig, folder: Path) -> SkillData:
     return data
 
 
-def make_model(cfg: DictConfig, data: SkillData, folder: Path) -> None:
+def make_model(cfg: Settings, data: SkillData, folder: Path) -> None:
     """A tiny model pretrained on the data's general rows, saved with its tokenizer."""
     texts = [f"{row['prompt']}\n{row['response']}" for row in [*data.pretrain, *data.pool]]
     tokenizer = build_tokenizer(texts, _VOCABULARY, folder)

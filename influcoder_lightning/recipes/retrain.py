@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
 from influcoder_lightning.finetune import evaluate, train
@@ -16,14 +15,15 @@ from influcoder_lightning.models import add_lora, load_base_model
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.run_folder import plain, save_config
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import Number, Numbers, Text
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path) -> float | None:
+def run(cfg: Settings, folder: Path) -> float | None:
     """Write ``adapter/``, ``metrics.json`` and a report; returns the held-out loss, if any."""
     materials = Materials(cfg, "retrain")
     pool, evaluation = materials.pool, materials.evaluation

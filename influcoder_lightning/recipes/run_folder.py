@@ -1,30 +1,20 @@
-"""`config.yaml` of a run folder: written by every recipe, read by the next one."""
+"""Run folders: what a step takes over from the run that it continues, and where it may write."""
 
 from __future__ import annotations
 
 import logging
-import re
-import shlex
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf._utils import get_yaml_loader
-from omegaconf.errors import OmegaConfBaseException
-
-from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.keys import defaults
-from influcoder_lightning.recipes.config_kinds import check_kinds
+from influcoder_lightning.recipes.saved_config import CONFIG, load_config
+from influcoder_lightning.recipes.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
 RANKING = "ranking.csv"
+STORE = "influence"
 SELECTED = "selected.jsonl"
 _WRITERS = {SELECTED: "select"}
 
@@ -42,28 +32,45 @@ _ALSO = {
 }
 
 
-def locate(folder: Path, name: str) -> Path:
+def locate(folder: Path, *names: str) -> Path:
     """A file or folder of a run, or of the runs that it continued, nearest first.
 
+    Args:
+        folder: of the run.
+        names: that will do, the best first.
+
     Raises:
-        ConfigError: none of them has it.
+        ConfigError: none of the runs has one.
     """
     searched: list[Path] = []
     at: Path | None = folder
     while at is not None and at not in searched:
-        if (at / name).exists():
-            return at / name
+        for name in names:
+            if (at / name).exists():
+                return at / name
         searched.append(at)
         before = load_config(at)["from"]
         at = None if before is None else Path(before)
     raise ConfigError(
-        f"from={folder}: no {name} there"
+        f"from={folder}: no {names[0]} there"
         + (f", nor in {', '.join(map(str, searched[1:]))}" if searched[1:] else "")
-        + f". Run `influcoder recipe={_WRITERS.get(name, 'valuate')}` and continue from its folder."
+        + f". Run `influcoder recipe={_WRITERS.get(names[0], 'valuate')}` and continue from its "
+        "folder."
     )
 
 
-def refuse_used_folder(cfg: DictConfig, recipe: str, folder: Path) -> None:
+def ranked_by(folder: Path) -> Path:
+    """The ``ranking.csv`` of a run or of those that it continued, or the store to rank by.
+
+    A run that failed behind its valuation has the store alone, and that is all a ranking takes.
+
+    Raises:
+        ConfigError: they have neither.
+    """
+    return locate(folder, RANKING, STORE)
+
+
+def refuse_used_folder(cfg: Settings, recipe: str, folder: Path) -> None:
     """Refuse a folder in which the files of two runs would stand side by side.
 
     Args:
@@ -83,115 +90,11 @@ def refuse_used_folder(cfg: DictConfig, recipe: str, folder: Path) -> None:
         other += " To choose others by the scores in it: resume=true."
     if cfg["from"] is not None and Path(cfg["from"]).resolve() == folder.resolve():
         raise ConfigError(f"{folder} is the run to go on from, and stays as it is. {other}")
-    # The file is written when a run ends, so that an interrupted one can be repeated in place.
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).exists() and _has_ended(folder):
         raise ConfigError(f"{folder} already holds a finished run. {other}")
 
 
-def save_config(cfg: DictConfig, folder: Path, **facts: Any) -> None:
-    """Write ``config.yaml``: every key, the command, library versions, and ``facts``.
-
-    Args:
-        cfg: the composed configuration.
-        folder: of the run.
-        facts: what the run found out and a later step needs, such as the pool's fingerprint.
-    """
-    from influcoder_lightning.valuation import library_versions
-
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    content |= {"facts": facts, "versions": library_versions(), "command": command}
-    with atomic_path(folder / CONFIG) as part:
-        part.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
-
-
-def load_config(folder: Path) -> DictConfig:
-    """The configuration of a finished run: all keys of conf/config.yaml, and its facts.
-
-    Keys that this release does not know are left out with a warning, and those that the file lacks
-    have their defaults.
-
-    Raises:
-        ConfigError: the folder is no run folder, or its file is damaged.
-    """
-    path = folder / CONFIG
-    if why := why_no_file(path):
-        raise ConfigError(
-            f"from={folder}: no {CONFIG} there ({why}), so it is no run folder. Give the folder "
-            "that an earlier `influcoder` run wrote (its hydra.run.dir)."
-        )
-    try:
-        text = read_whole(path, _MOST_BYTES).decode("utf-8-sig")
-        _refuse_growth(text)
-        content = yaml.load(text, Loader=get_yaml_loader())  # OmegaConf's: safe, no key twice
-        if not isinstance(content, dict) or not content.keys() & {"model", "data", "train"}:
-            raise ConfigError(f"{path} holds no keys of a run; it was not written by `influcoder`.")
-        facts = content.get("facts") or {}
-        if not isinstance(facts, dict):
-            raise ConfigError(f"{path}: facts must hold keys; it was not written by `influcoder`.")
-        known = OmegaConf.create(_known(_literal(content), defaults(), "", path))
-        check_kinds(OmegaConf.merge(defaults(), known), f"{path}: ")  # type: ignore[arg-type]
-        loaded = OmegaConf.merge(defaults(), known, {"facts": _literal(facts)})
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        if isinstance(error, ConfigError):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            f"{path} cannot be read as YAML: {reason:.300}. Continue from another run, or value "
-            "the pool again."
-        ) from error
-    assert isinstance(loaded, DictConfig)
-    return loaded
-
-
-_MOST_BYTES, _MOST_DEPTH = 2**22, 32
-
-
-def _refuse_growth(text: str) -> None:
-    """Aliases let a few lines stand for terabytes, and deep nesting takes the parser very long."""
-    depth = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.AliasToken):
-            raise ValueError("it has an alias (*name), and `influcoder` writes none")
-        name = type(token).__name__
-        depth += name.endswith("StartToken") - name.endswith("EndToken")
-        if depth > _MOST_DEPTH:
-            raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
-
-
-def _literal(content: Any) -> Any:
-    """Text as it stands: a run's file is written resolved, so that ${...} in it means itself."""
-    if isinstance(content, dict):
-        return {key: _literal(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_literal(value) for value in content]
-    if isinstance(content, str):
-        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", content)
-    return content
-
-
-def _known(content: dict[Any, Any], kinds: DictConfig, prefix: str, path: Path) -> dict[str, Any]:
-    """The keys of conf/config.yaml among those of a file."""
-    known: dict[str, Any] = {}
-    for key, value in content.items():
-        if key not in kinds:
-            # A step's loggers are its own: classes that a file from elsewhere names are not made.
-            if prefix or key not in ("facts", "versions", "command", "logger"):
-                log.warning("%s: %s%s is no key of this release; ignored", path, prefix, key)
-            continue
-        section = kinds[key]
-        if isinstance(section, DictConfig) and isinstance(value, dict):
-            value = _known(value, section, f"{prefix}{key}.", path)
-        elif isinstance(section, DictConfig):
-            raise ConfigError(f"{path}: {prefix}{key} must hold keys; it holds a value.")
-        elif value == "???":  # for OmegaConf: a value that is still to be given
-            raise ConfigError(f"{path}: {prefix}{key} has no value; write one, or null.")
-        known[key] = value
-    return known
-
-
-def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictConfig:
+def continue_run(cfg: Settings, recipe: str, given: Collection[str]) -> Settings:
     """The configuration with everything that the run in ``from`` decides.
 
     Args:
@@ -205,25 +108,26 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
     cfg = cfg.copy()
     if cfg["from"] is None:
         return cfg
-    earlier = load_config(Path(cfg["from"]))
-    with open_dict(cfg):
-        for name in (*_SHARED, *_ALSO.get(recipe, ())):
-            kept = {key: OmegaConf.select(cfg, key) for key in given if _inside(key, name)}
-            # What the earlier run calls an absolute path stays one from any directory.
-            cfg[name] = earlier[name]
-            for key, value in kept.items():
-                OmegaConf.update(cfg, key, value, merge=False)
-        # A store that the earlier run was allowed to replace is no reason to replace this one.
-        if "influence.overwrite" not in given:
-            cfg.influence.overwrite = False
-        if "resume" not in given:
-            cfg.resume = False
-        if recipe == "retrain" and "data.pool" not in given:
-            cfg.data.pool = str(locate(Path(cfg["from"]), SELECTED).absolute())
-        if recipe in ("select", "compare") and "data.pool" not in given:
-            # A run that was trained on a choice had that as its pool; the ranking is of a larger.
-            ranked = locate(Path(cfg["from"]), RANKING).parent
-            cfg.data.pool = load_config(ranked).data.pool
+    source = Path(cfg["from"])
+    earlier = load_config(source)
+    if not earlier.complete:
+        log.warning("%s did not come to its end; going on from what it has", source)
+    for name in (*_SHARED, *_ALSO.get(recipe, ())):
+        kept = {key: cfg.at(key) for key in given if _inside(key, name)}
+        # What the earlier run calls an absolute path stays one from any directory.
+        cfg[name] = earlier[name]
+        for key, value in kept.items():
+            cfg.put(key, value)
+    # A store that the earlier run was allowed to replace is no reason to replace this one.
+    if "influence.overwrite" not in given:
+        cfg.influence.overwrite = False
+    if "resume" not in given:
+        cfg.resume = False
+    if recipe == "retrain" and "data.pool" not in given:
+        cfg.data.pool = str(locate(source, SELECTED).absolute())
+    if recipe in ("select", "compare") and "data.pool" not in given:
+        # A run that was trained on a choice had that as its pool; the ranking is of a larger.
+        cfg.data.pool = load_config(ranked_by(source).parent).data.pool
     held = recipe in ("retrain", "compare") and "retrain.steps" not in given
     if held and cfg.retrain.steps is not None and "train.steps" in given:
         log.warning(
@@ -233,39 +137,46 @@ def continue_run(cfg: DictConfig, recipe: str, given: Collection[str]) -> DictCo
     return cfg
 
 
-def absolute_paths(cfg: DictConfig) -> DictConfig:
-    """The configuration with local paths made absolute, so that the run repeats from anywhere."""
+def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
+    """The configuration with local paths made absolute, so that the run repeats from anywhere.
+
+    Args:
+        cfg: the configuration.
+        home: whether ``~`` stands for a home folder, which it does on the command line alone.
+
+    Raises:
+        ConfigError: ``~name`` of a user that there is not.
+    """
     cfg = cfg.copy()
     for key in (
         "data.pool", "data.query", "data.eval", "from", "queries", "model.adapter", "lds.models"
     ):  # fmt: skip
-        value = OmegaConf.select(cfg, key)
-        if value is not None:
-            OmegaConf.update(cfg, key, _absolute(key, value))
+        if (value := cfg.at(key)) is not None:
+            cfg.put(key, _absolute(key, value, home))
     for key in ("a", "b"):  # files or lists of files
-        value = OmegaConf.select(cfg, key)
-        if OmegaConf.is_list(value):
-            OmegaConf.update(cfg, key, [_absolute(key, v) for v in value])
+        value = cfg.at(key)
+        if isinstance(value, list):
+            cfg.put(key, [_absolute(key, v, home) for v in value])
         elif value is not None:
-            OmegaConf.update(cfg, key, _absolute(key, value))
-    scores = OmegaConf.select(cfg, "lds.scores") or {}
-    for name in list(scores):
-        scores[name] = _absolute(f"lds.scores.{name}", scores[name])
+            cfg.put(key, _absolute(key, value, home))
+    for name, value in (cfg.lds.scores or {}).items():
+        cfg.lds.scores[name] = _absolute(f"lds.scores.{name}", value, home)
     for key in ("model.name", "influence.text_encoder"):  # a folder or a hub name
-        value = OmegaConf.select(cfg, key)
+        value = cfg.at(key)
         if value is not None and Path(value).is_dir():
-            OmegaConf.update(cfg, key, str(Path(value).absolute()))
+            cfg.put(key, str(Path(value).absolute()))
     return cfg
 
 
-def _absolute(key: str, value: Any) -> str:
+def _absolute(key: str, value: Any, home: bool) -> str:
     try:
-        return str(Path(str(value)).expanduser().absolute())
-    except RuntimeError as error:  # ~name of a user that there is not
+        path = Path(str(value))
+        return str((path.expanduser() if home else path).absolute())
+    except RuntimeError as error:
         raise ConfigError(f"{key}={value!s:.100}: {error}") from error
 
 
-def source_folder(cfg: DictConfig, recipe: str) -> Path:
+def source_folder(cfg: Settings, recipe: str) -> Path:
     """The run folder that a step continues.
 
     Raises:
@@ -279,21 +190,24 @@ def source_folder(cfg: DictConfig, recipe: str) -> Path:
     return Path(cfg["from"])
 
 
-def require(cfg: DictConfig, key: str, recipe: str) -> Any:
+def require(cfg: Settings, key: str, recipe: str) -> Any:
     """The value of a key that a recipe cannot do without.
 
     Raises:
         ConfigError: it is null.
     """
-    value = OmegaConf.select(cfg, key)
+    value = cfg.at(key)
     if value is None:
         raise ConfigError(f"recipe={recipe} needs {key}: give {key}=... on the command line.")
     return value
 
 
-def plain(node: Any) -> Any:
-    """A section of the configuration as plain dicts and lists."""
-    return OmegaConf.to_container(node, resolve=True)
+def _has_ended(folder: Path) -> bool:
+    """Whether a run ended there; so that one that did not can be repeated in its place."""
+    try:
+        return bool(load_config(folder).complete)
+    except ConfigError:  # somebody else's file, perhaps
+        return True
 
 
 def _inside(key: str, section: str) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
@@ -17,14 +16,9 @@ from influcoder_lightning.models import device, load_model
 from influcoder_lightning.recipes import page, score_text
 from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
-from influcoder_lightning.recipes.run_folder import (
-    RANKING,
-    load_config,
-    locate,
-    plain,
-    save_config,
-    source_folder,
-)
+from influcoder_lightning.recipes.run_folder import RANKING, STORE, locate, source_folder
+from influcoder_lightning.recipes.saved_config import load_config, save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
@@ -33,14 +27,14 @@ _TEXT_METHODS = ("encoder", "tfidf", "length", "random")
 _TOWARDS_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled")
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: Settings, folder: Path) -> None:
     """Write ``ranking.csv`` and a page.
 
     With new queries also a store that has them; from text, ``scores/`` and ``confidence.csv``, and
     with ``select.k`` also ``selected.jsonl``.
     """
     source = source_folder(cfg, "score")
-    where = locate(source, "influence")
+    where = locate(source, STORE)
     valued = load_config(where.parent)
     cfg = cfg.copy()
     if cfg.queries is not None:  # what the ranking is towards; a later step checks it against eval
@@ -69,16 +63,16 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if cfg.queries is None:
         store = InfluenceStore(where)
     else:
-        store, ids = _with_queries(materials, where, folder / "influence")
+        store, ids = _with_queries(materials, where, folder / STORE)
     if scores is not None:
         scores.write(store, ids)
     else:
         _write(materials, folder, store, ids, known)
 
 
-def _is_valued(materials: Materials, pool: Survey | None, valued: DictConfig) -> bool:
+def _is_valued(materials: Materials, pool: Survey | None, valued: Settings) -> bool:
     """Whether the pool is the one of the run: then there are gradients of its samples."""
-    fingerprint = valued.get("facts", {}).get("pool")
+    fingerprint = valued.facts.get("pool")
     if pool is not None and pool.fingerprint == fingerprint:
         return True
     if pool is not None and materials.cfg.data.pool != valued.data.pool:
@@ -151,7 +145,7 @@ def _borrow(where: Path, target: Path) -> None:
             shutil.copytree(original, link)
 
 
-def _earlier(valued: DictConfig) -> str:
+def _earlier(valued: Settings) -> str:
     """The run's own method, where it asks for queries; else the recipes' default."""
     method = str(valued.rank.method)
     return method if method in _TOWARDS_QUERIES else str(defaults().rank.method)

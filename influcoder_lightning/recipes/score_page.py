@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 
 from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.report import (
     Chart,
     Code,
@@ -44,7 +44,7 @@ class Cost:
 
 
 def write(
-    cfg: DictConfig,
+    cfg: Settings,
     folder: Path,
     scored: ScoredPool,
     tasks: list[str] | None,
@@ -73,7 +73,7 @@ def write(
     )
 
 
-def _opening(cfg: DictConfig, scored: ScoredPool, chosen: Sequence[Sample], cost: Cost) -> Section:
+def _opening(cfg: Settings, scored: ScoredPool, chosen: Sequence[Sample], cost: Cost) -> Section:
     ranking = scored.ranking
     assert ranking.confidence is not None
     confident = float(np.mean(ranking.confidence >= 0.5))

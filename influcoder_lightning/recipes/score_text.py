@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import load_rows, write_jsonl
@@ -17,7 +15,9 @@ from influcoder_lightning.influence.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.recipes import score_page
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, plain, require, save_config
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import plot_ranking
 from influcoder_lightning.scoring.parts import ScoreParts
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _STRATEGIES = ("top_k", "bottom_k", "random", "threshold")
 
 
-def survey(cfg: DictConfig) -> Survey:
+def survey(cfg: Settings) -> Survey:
     """Read and check all rows of ``data.pool`` once, keeping none.
 
     Raises:
@@ -59,7 +59,7 @@ class TextScores:
         DataError: rows of the pool that are evaluated on.
     """
 
-    def __init__(self, cfg: DictConfig, folder: Path, pool: Survey) -> None:
+    def __init__(self, cfg: Settings, folder: Path, pool: Survey) -> None:
         self.cfg, self.folder, self.pool = cfg, folder, pool
         self.parts = ScoreParts(folder / "scores", pool.n_rows, cfg.score.part_rows)
         self.parts.refuse_existing(cfg.resume)

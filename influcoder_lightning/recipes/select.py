@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning import select as choose_ids
@@ -20,19 +19,20 @@ from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
 from influcoder_lightning.recipes.run_folder import (
     RANKING,
     SELECTED,
-    load_config,
+    STORE,
     locate,
-    plain,
-    save_config,
+    ranked_by,
     source_folder,
 )
+from influcoder_lightning.recipes.saved_config import load_config, save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import Number, Numbers
 from influcoder_lightning.selection import select_rows
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: Settings, folder: Path) -> None:
     """Write ``selected.jsonl`` (and ``ranking.csv``, where it is ranked anew) and a report."""
     materials = Materials(cfg, "select")
     source = source_folder(cfg, "select")
@@ -63,26 +63,28 @@ def _chosen(ids: Sequence[Any], ranking: Ranking, materials: Materials) -> Numbe
 
 
 def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
-    """The ranking of an earlier run, or its store ranked anew by another ``rank.method``.
+    """The ranking of an earlier run, or its store ranked anew.
+
+    That is done for another ``rank.method``, and where the run failed before it had a ranking.
 
     Raises:
         RankingError: the pool is not the one that was ranked.
     """
-    path = locate(source, RANKING)
+    path = ranked_by(source)
     earlier = load_config(path.parent)
     method = materials.cfg.rank.method
-    fingerprint = earlier.get("facts", {}).get("pool")
+    fingerprint = earlier.facts.get("pool")
     if fingerprint is not None and fingerprint != materials.pool.fingerprint():
         raise RankingError(
             f"{materials.cfg.data.pool} is not the pool that {path} ranks: its ids or its text "
             f"differ. That was {earlier.data.pool}; leave data.pool out to use it, or value "
             "this pool with recipe=valuate."
         )
-    if method == earlier.rank.method:
+    if method == earlier.rank.method and path.name == RANKING:
         ranking = Ranking.load(path)
         log.info("ranking: %s (%s)", path, method)
     else:
-        store = InfluenceStore(locate(source, "influence"))
+        store = InfluenceStore(locate(source, STORE))
         ranking = valuate.rank(store, materials, folder)
     return fit_to_pool(ranking, materials.pool, str(path))
 
@@ -101,7 +103,7 @@ def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -
     if options["strategy"] == "per_group":
         options["groups"] = _groups(pool)
     if options["strategy"] == "diverse":
-        options["codes"] = SampleCodes(InfluenceStore(locate(source, "influence")))
+        options["codes"] = SampleCodes(InfluenceStore(locate(source, STORE)))
     ids = choose_ids(ranking, seed=materials.cfg.seed, **options)
     rows = select_rows(pool.rows, ids, ranking, pool.ids)
     write_jsonl(rows, folder / SELECTED)

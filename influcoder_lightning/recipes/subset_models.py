@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from influcoder_lightning.capture.features import causal_lm_losses, evaluating
@@ -22,7 +21,7 @@ from influcoder_lightning.finetune import train
 from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import quiet
-from influcoder_lightning.recipes.run_folder import plain
+from influcoder_lightning.recipes.settings import Settings, plain
 
 
 def settings_of(materials: Materials) -> dict[str, Any]:
@@ -55,7 +54,7 @@ class StartTraining:
         """Load model and rows; returns what trains one job after the other."""
         logging.getLogger("influcoder_lightning").setLevel(logging.WARNING)
         warnings.simplefilter("ignore", DeprecationWarning)
-        materials = Materials(OmegaConf.create(dict(self.settings)), "lds")
+        materials = Materials(Settings(self.settings), "lds")
         base = load_base_model(materials.cfg.model.name)
         pool, query = materials.pool, materials.query
         assert query is not None

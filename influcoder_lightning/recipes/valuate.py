@@ -6,8 +6,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune import Checkpoints, train
@@ -17,7 +15,9 @@ from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
-from influcoder_lightning.recipes.run_folder import RANKING, plain, require, save_config
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, require
+from influcoder_lightning.recipes.saved_config import begin_config, save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report.loggers import log_ranking
@@ -31,7 +31,7 @@ _WITH_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "l
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
+def run(cfg: Settings, folder: Path) -> None:
     """Write ``influence/``, ``ranking.csv``, ``report.html`` and ``report.md``."""
     materials = Materials(cfg, "valuate")
     store = value(materials, folder)
@@ -48,7 +48,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     )
 
 
-def check(cfg: DictConfig, folder: Path) -> None:
+def check(cfg: Settings, folder: Path) -> None:
     """Refuse what cannot work before an hour has gone into it.
 
     Raises:
@@ -67,7 +67,7 @@ def check(cfg: DictConfig, folder: Path) -> None:
             "train.checkpoint_every_n_steps. A frozen model is valued again instead."
         )
     try:
-        refuse_existing(folder / "influence", cfg.influence.overwrite or cfg.resume)
+        refuse_existing(folder / STORE, cfg.influence.overwrite or cfg.resume)
     except StoreError as error:
         raise StoreError(
             f"{folder} already holds a valuation. Choose another folder with hydra.run.dir=..., or "
@@ -83,14 +83,26 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     n_queries = materials.n_queries  # what is wrong with the rows shows first
     require(cfg, "model.name", materials.recipe)
     _check_method(cfg, n_queries)
-    where = folder / "influence"
+    _describe(materials, folder)
+    where = folder / STORE
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
     for reason, count in store.attributes["counts"]["kept_out"].items():
         log.warning("%d rows were kept out: %s", count, reason)
     return store
 
 
-def _check_method(cfg: DictConfig, n_queries: int) -> None:
+def _describe(materials: Materials, folder: Path) -> None:
+    """Write what a later step must know, before anything can fail that costs a training."""
+    cfg, pool = materials.cfg, materials.pool.fingerprint()
+    if cfg.resume:
+        begin_config(cfg, folder, pool=pool)
+        return
+    for name in (RANKING, SELECTED):  # of a valuation that this one replaces
+        (folder / name).unlink(missing_ok=True)
+    save_config(cfg, folder, complete=False, pool=pool)
+
+
+def _check_method(cfg: Settings, n_queries: int) -> None:
     """Refuse a method that could not rank what this run will have."""
     method = cfg.rank.method
     if method in _WITH_MODEL:
@@ -169,7 +181,7 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
     return store
 
 
-def _checkpoints(cfg: DictConfig, folder: Path) -> Checkpoints | None:
+def _checkpoints(cfg: Settings, folder: Path) -> Checkpoints | None:
     every = cfg.train.checkpoint_every_n_steps
     if every is None:
         return None

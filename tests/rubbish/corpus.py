@@ -168,8 +168,9 @@ def meet(case: Case, root: Path) -> None:
 
 
 def outside(root: Path) -> dict[str, str]:
-    """What must stay as it is: all but ``given/out``, where an input's own run may write."""
-    return {path: kind for path, kind in tree(root).items() if not path.startswith("given/out")}
+    """What must stay as it is: all but the folders where an input's own run may write."""
+    own = ("given/out", "elsewhere/run")
+    return {path: kind for path, kind in tree(root).items() if not path.startswith(own)}
 
 
 def made(case: Case, folder: Path) -> Any:

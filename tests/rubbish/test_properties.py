@@ -27,7 +27,7 @@ from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import ConfigError, DataError, RankingError, StoreError
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes.config_kinds import check_kinds, defaults
-from influcoder_lightning.recipes.run_folder import load_config
+from influcoder_lightning.recipes.saved_config import load_config
 
 ROWS = b'{"prompt": "p", "response": "r", "id": "a"}\n{"prompt": "q", "response": "s"}\n' * 3
 CONFIG = OmegaConf.to_yaml(defaults()).encode()

@@ -1,0 +1,192 @@
+"""`config.yaml` of a run folder: there from the run's first second, and read by the next run.
+
+A file from elsewhere is taken for plain data: text is never interpolated, keys that this release
+does not know are left out, and its size, depth and aliases are bounded before it is parsed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
+
+from influcoder_lightning.data.files import read_whole, why_no_file
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.keys import defaults
+from influcoder_lightning.recipes.config_kinds import check_kinds
+from influcoder_lightning.recipes.settings import Settings, plain, resolved
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+# A file of ours has 7 KiB; the parser is slow, and takes a second for this much.
+_MOST_BYTES, _MOST_DEPTH = 2**18, 32
+# A step's loggers are its own: classes that a file from elsewhere names are not made.
+_BESIDE = ("facts", "complete", "versions", "command", "logger")
+
+
+def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: Any) -> None:
+    """Write ``config.yaml``: every key, the command, library versions, and ``facts``.
+
+    Args:
+        cfg: the settings of the run.
+        folder: of the run.
+        complete: whether the run has ended; a run that has not may be repeated in its folder.
+        facts: what the run found out and a later step needs, such as the pool's fingerprint.
+    """
+    from influcoder_lightning.valuation import library_versions
+
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    content = {
+        **cfg,
+        "facts": facts,
+        "complete": complete,
+        "versions": library_versions(),
+        "command": command.encode("utf-8", "backslashreplace").decode("utf-8"),
+    }
+    with atomic_path(folder / CONFIG) as part:
+        part.write_text(as_yaml(content), encoding="utf-8")
+
+
+def begin_config(cfg: Settings, folder: Path, **facts: Any) -> None:
+    """Write ``config.yaml`` of a run that begins.
+
+    That of a run that has got behind its checks here stays, until this one is behind its own.
+    """
+    if not (folder / CONFIG).exists() or not _has_begun(folder):
+        save_config(cfg, folder, complete=False, **facts)
+
+
+def _has_begun(folder: Path) -> bool:
+    try:
+        before = load_config(folder)
+    except ConfigError:
+        return True
+    return bool(before.complete or before.facts)
+
+
+def as_yaml(content: Any) -> str:
+    """Plain data as YAML that `read_config` and OmegaConf give back as it was; without aliases."""
+    text: str = yaml.dump(
+        plain(content),
+        Dumper=_Dumper,
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    return text
+
+
+class _Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
+    """OmegaConf's, which quotes what its own reader would take for a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """An object that occurs twice is written twice."""
+        return True
+
+
+def load_config(folder: Path) -> Settings:
+    """The settings of a run: all keys of conf/config.yaml, its ``facts``, and ``complete``.
+
+    Keys that this release does not know are left out with a warning, and those that the file lacks
+    have their defaults.
+
+    Raises:
+        ConfigError: the folder is no run folder, or its file is damaged.
+    """
+    path = folder / CONFIG
+    if why := why_no_file(path):
+        raise ConfigError(
+            f"from={folder}: no {CONFIG} there ({why}), so it is no run folder. Give the folder "
+            "that an earlier `influcoder` run wrote (its hydra.run.dir)."
+        )
+    content = read_config(path)
+    if not content.keys() & {"model", "data", "train"}:
+        raise ConfigError(f"{path} holds no keys of a run; it was not written by `influcoder`.")
+    facts = content.get("facts") or {}
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path}: facts must hold keys; it was not written by `influcoder`.")
+    loaded = resolved(defaults()).copy()
+    _take_over(content, loaded, "", path)
+    try:
+        check_kinds(loaded, f"{path}: ")
+    except ValueError as error:  # numbers of more digits than Python shows
+        raise error if isinstance(error, ConfigError) else _unreadable(path, error) from error
+    loaded.facts = facts
+    loaded.complete = content.get("complete", True) is not False  # releases before 0.2: at the end
+    return loaded
+
+
+def read_config(path: Path) -> dict[Any, Any]:
+    """The content of a ``config.yaml`` as plain data, within bounded time and memory.
+
+    Raises:
+        ConfigError: it is too large or too deep, is no YAML, or holds something else than keys.
+    """
+    try:
+        text = read_whole(path, _MOST_BYTES).decode("utf-8-sig")
+        _refuse_growth(text)
+        content = yaml.load(text, Loader=get_yaml_loader())  # OmegaConf's: safe, no key twice
+        _refuse_objects(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no keys of a run; it was not written by `influcoder`.")
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConfigError(
+        f"{path} cannot be read as YAML: {reason:.300}. Continue from another run, or value the "
+        "pool again."
+    )
+
+
+def _refuse_growth(text: str) -> None:
+    """Aliases let a few lines stand for terabytes, and deep nesting takes the parser very long."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("it has an alias (*name), and `influcoder` writes none")
+        name = type(token).__name__
+        depth += name.endswith("StartToken") - name.endswith("EndToken")
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+
+
+def _refuse_objects(content: Any) -> None:
+    """Dates, bytes and sets, which YAML knows and no setting is."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _refuse_objects(key)
+            _refuse_objects(value)
+    elif isinstance(content, list):
+        for value in content:
+            _refuse_objects(value)
+    elif content is not None and not isinstance(content, bool | int | float | str):
+        raise ValueError(f"it holds a {type(content).__name__}, and settings are plain values")
+
+
+def _take_over(content: dict[Any, Any], into: Settings, prefix: str, path: Path) -> None:
+    """Put the values of a file in the place of the defaults that have their keys."""
+    for key, value in content.items():
+        if key not in into:
+            if prefix or key not in _BESIDE:
+                log.warning("%s: %s%s is no key of this release; ignored", path, prefix, key)
+            continue
+        section = into[key]
+        if isinstance(section, Settings) and isinstance(value, dict):
+            _take_over(value, section, f"{prefix}{key}.", path)
+            continue
+        if isinstance(section, Settings):
+            raise ConfigError(f"{path}: {prefix}{key} must hold keys; it holds a value.")
+        if value == "???":  # what Hydra writes for a value that is still to be given
+            raise ConfigError(f"{path}: {prefix}{key} has no value; write one, or null.")
+        into[key] = value
