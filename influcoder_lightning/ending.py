@@ -19,6 +19,7 @@ from typing import NoReturn
 from hydra.errors import HydraException, OverrideParseException
 
 from influcoder_lightning.errors import InfluCoderError
+from influcoder_lightning.printable import printable
 
 FULL = "HYDRA_FULL_ERROR"
 _set_here = False
@@ -96,7 +97,7 @@ def message_of(error: BaseException) -> str | None:
 
 def stop_with(message: str, code: int = 1, cause: BaseException | None = None) -> NoReturn:
     """End the command with one line on stderr."""
-    print(f"influcoder: {' '.join(message.split())}", file=sys.stderr)
+    print(f"influcoder: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code) from cause
 
 

@@ -4,9 +4,14 @@ Every message names the cause and the way out. Wrong use of the callback inside 
 Lightning's own ``MisconfigurationException`` instead, as Lightning users expect.
 """
 
+from influcoder_lightning.printable import printable
+
 
 class InfluCoderError(Exception):
-    """Base of all errors raised by this package."""
+    """Base of all errors raised by this package; shown so that no file's text steers a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class ConfigError(InfluCoderError, ValueError):

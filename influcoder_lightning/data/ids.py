@@ -10,7 +10,7 @@ from influcoder_lightning.errors import DataError
 
 SampleId = int | str
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 
 
 def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
@@ -18,6 +18,14 @@ def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
     if ids and all(isinstance(value, int) for value in ids):
         return torch.tensor(ids, dtype=torch.int64)
     return list(ids)
+
+
+def is_canonical_int(text: str) -> bool:
+    """Whether `text` is what `str` makes of an int64: no leading zeros, plus sign or spaces."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
+        return False
+    return str(int(text)) == text and int(text) in INT64
 
 
 def unwritable(text: str) -> str:
@@ -50,7 +58,7 @@ def checked_id(value: Any, where: str) -> SampleId:
             f"{where}: a sample id must be an integer or a string, not {value!r:.60} "
             f"({type(value).__name__})."
         )
-    if value not in _INT64:
+    if value not in INT64:
         raise DataError(f"{where}: the sample id {value} does not fit 64 bits. Use a string.")
     return value
 

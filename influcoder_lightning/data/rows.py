@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from influcoder_lightning.data.files import LONGEST, why_no_file
-from influcoder_lightning.data.ids import unwritable
+from influcoder_lightning.data.ids import is_canonical_int, unwritable
 from influcoder_lightning.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -98,7 +98,19 @@ def complete_ids(explicit: Sequence[int | str | None]) -> list[int] | list[str]:
     ids = [index if value is None else value for index, value in enumerate(explicit)]
     if all(isinstance(value, int) for value in ids):
         return ids  # type: ignore[return-value]
+    _refuse_one_name_of_two_kinds(ids)
     return [str(value) for value in ids]
+
+
+def _refuse_one_name_of_two_kinds(ids: Sequence[int | str]) -> None:
+    """As text, which is how ids are compared, ``1`` and ``"1"`` would become one sample."""
+    numbers = {value: index for index, value in enumerate(ids) if isinstance(value, int)}
+    for index, value in enumerate(ids):
+        if isinstance(value, str) and is_canonical_int(value) and int(value) in numbers:
+            raise DataError(
+                f"row {numbers[int(value)]} has the id {value} and row {index} the id "
+                f'"{value}": a number and its text name one sample. Rename one of them.'
+            )
 
 
 def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.ids import INT64, is_canonical_int
 from influcoder_lightning.errors import RankingError
-
-_INT64 = np.iinfo(np.int64)
 
 
 def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
@@ -32,21 +31,26 @@ def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
                 f"the id at position {position} is {item!r:.60} ({type(item).__name__}); "
                 "ids are integers or strings"
             )
-    if items and all(
-        not isinstance(item, str) and _INT64.min <= int(item) <= _INT64.max for item in items
-    ):
+    if items and all(not isinstance(item, str) and int(item) in INT64 for item in items):
         return np.array(items, dtype=np.int64)
+    texts = [str(item) for item in items]
+    _refuse_one_name_of_two_kinds(items, texts)
     array = np.empty(len(items), dtype=object)
-    array[:] = [str(item) for item in items]
+    array[:] = texts
     return array
 
 
-def is_canonical_int(text: str) -> bool:
-    """Whether `text` is what `str` makes of an int64: no leading zeros, plus sign or spaces."""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
-        return False
-    return str(int(text)) == text and _INT64.min <= int(text) <= _INT64.max
+def _refuse_one_name_of_two_kinds(items: Sequence[Any], texts: Sequence[str]) -> None:
+    """As text, which is how ids are compared, ``1`` and ``"1"`` would become one sample."""
+    written = {item for item in items if isinstance(item, str)}
+    if len(written) == len(items) or not written:
+        return
+    for item, text in zip(items, texts, strict=True):
+        if not isinstance(item, str) and text in written:
+            raise RankingError(
+                f'the ids hold both the number {text} and the text "{text}", which name one '
+                "sample; rename one of them"
+            )
 
 
 def parse_ids(texts: Sequence[str]) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.spreadsheet import from_cell, quoted
 
 _BLOCK = 65_536  # lines made at a time: ids and scores as Python objects take much memory
 _MISSING = ("", "nan", "inf", "-inf")
@@ -29,7 +30,8 @@ _MISSING = ("", "nan", "inf", "-inf")
 def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False) -> None:
     """Write `path` as CSV, best sample first; with `per_query` also `<stem>.per_query.npz`.
 
-    Each file is replaced as a whole. Scores are written so that they read back exactly.
+    Each file is replaced as a whole. Scores and ids are written so that they read back exactly; an
+    id that a spreadsheet would take for a formula has an apostrophe in front.
 
     Raises:
         RankingError: a score that is not finite, an id that UTF-8 cannot express, or `per_query`
@@ -124,14 +126,7 @@ def _write_csv(
             some = order[start : start + _BLOCK]
             values = [column[some].tolist() for column in columns]
             for key, *cells in zip(id_keys(ranking.sample_ids[some]), *values, strict=True):
-                file.write(f"{_quoted(key)},{','.join(map(repr, cells))}\n")
-
-
-def _quoted(key: str) -> str:
-    # The csv module leaves a bare carriage return unquoted, and then reads it as a new row.
-    if any(mark in key for mark in ',"\r\n'):
-        return '"' + key.replace('"', '""') + '"'
-    return key
+                file.write(f"{quoted(key)},{','.join(map(repr, cells))}\n")
 
 
 def _read(
@@ -169,7 +164,7 @@ def _read(
                         f"{where}: {len(fields)} fields under {len(header)} columns; "
                         "was the file cut off?"
                     )
-                keys.append(fields[id_column])
+                keys.append(from_cell(fields[id_column]))
                 scores.append(_number(fields[score_column], where, allow_missing))
                 lines.append(reader.line_num)
                 if rank_column is not None:

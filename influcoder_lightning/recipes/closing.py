@@ -16,9 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.printable import printable
 from influcoder_lightning.recipes.page import other_method
-from influcoder_lightning.recipes.run_folder import CONFIG, RANKING, SELECTED, load_config, locate
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, locate
+from influcoder_lightning.recipes.saved_config import CONFIG, load_config
 from influcoder_lightning.report.units import duration
+from influcoder_lightning.spreadsheet import from_cell
 from influcoder_lightning.store import schema
 
 Facts = dict[str, str]
@@ -54,7 +57,7 @@ def print_closing(recipe: str, folder: Path, seconds: float) -> None:
         folder: of the run.
         seconds: that it took.
     """
-    facts = {name: _printable(value) for name, value in outcome(recipe, folder).items()}
+    facts = {printable(name): printable(value) for name, value in outcome(recipe, folder).items()}
     files = files_of(folder)
     title = f"{recipe}: done in {duration(seconds)}"
     if sys.stdout.isatty():
@@ -142,11 +145,6 @@ def _drawn(title: str, facts: Facts, files: Facts) -> Table:
     return table
 
 
-def _printable(text: str) -> str:
-    """Ids are the user's text, and may not steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _plain(title: str, facts: Facts) -> str:
     width = max(map(len, facts))
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in facts.items())])
@@ -184,7 +182,8 @@ def _ranking(path: Path) -> Facts:
         count = sum(1 for _ in lines) + (best is not None)
     if best is None:
         return {"ranked": "0 samples"}
-    return {"ranked": f"{count:,} samples; best is {best['sample_id']}, score {best['score']:.7}"}
+    name = from_cell(best["sample_id"])
+    return {"ranked": f"{count:,} samples; best is {name}, score {best['score']:.7}"}
 
 
 def _selected(path: Path) -> Facts:

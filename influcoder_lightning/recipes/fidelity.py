@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.fidelity.splits import PARTS
@@ -19,7 +17,9 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.fidelity_part import run_part
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import plain, require, save_config
+from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import Chart, Section, Text
 from influcoder_lightning.report.fidelity import (
     cascade_figure,
@@ -27,6 +27,7 @@ from influcoder_lightning.report.fidelity import (
     fidelity_table,
     quality_figure,
 )
+from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _COLUMNS = ("name", "kind", "adapter", "per_query", "aggregated", "ms_per_sample
             "bytes_per_sample", "n_fit", "seeds")  # fmt: skip
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Write ``fidelity.json``, ``.csv`` and a report.
 
     Each seed and state is kept in ``parts/`` when it is done; the same command in the same folder
@@ -77,7 +78,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     return 1 - float(rho)
 
 
-def _check(cfg: DictConfig) -> None:
+def _check(cfg: Settings) -> None:
     for key in ("data.pool", "data.query"):
         require(cfg, key, "fidelity")
     states = list(cfg.fidelity.states)
@@ -92,7 +93,7 @@ def _check(cfg: DictConfig) -> None:
                 raise ConfigError(f"fidelity.{name}.{part}={value} must be at least 3.")
 
 
-def _settings(cfg: DictConfig, materials: Materials) -> dict[str, Any]:
+def _settings(cfg: Settings, materials: Materials) -> dict[str, Any]:
     """What the numbers of a part depend on."""
     assert materials.query is not None
     settings = {name: plain(cfg[name]) for name in ("model", "train", "lora", "influence")}
@@ -128,7 +129,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerow([*_COLUMNS, "per_query_spread", "aggregated_spread"])
         for row in rows:
             spread = row["spread"]
-            values = [row[column] for column in _COLUMNS]
+            values = [as_cell(v) if isinstance(v := row[c], str) else v for c in _COLUMNS]
             writer.writerow([*values, spread["per_query"], spread["aggregated"]])
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.counterfactual.lds import (
@@ -32,18 +31,21 @@ from influcoder_lightning.influence.registry import available_methods
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import lds_removal, page, valuate
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import locate, plain, require, save_config
+from influcoder_lightning.recipes.run_folder import locate, require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report import Text
 from influcoder_lightning.report.lds import lds_headline, lds_sections
+from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)
 _WITH_MODEL = ("rds", "icp")
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: Settings, folder: Path) -> float:
     """Write ``lds.json``, ``lds.csv`` and a report; returns ``1 - LDS`` of the first.
 
     Every trained LoRA is kept in ``models/`` with its losses; the same command in the same folder
@@ -131,7 +133,7 @@ def summary(truth: Truth, scores: Mapping[str, NDArray[np.float64]]) -> dict[str
     }
 
 
-def _check(cfg: DictConfig) -> None:
+def _check(cfg: Settings) -> None:
     for key in ("data.pool", "data.query"):
         require(cfg, key, "lds")
     lds = cfg.lds
@@ -203,7 +205,7 @@ def _scores(
     return scores
 
 
-def _write(result: dict[str, Any], cfg: DictConfig, folder: Path, materials: Materials) -> None:
+def _write(result: dict[str, Any], cfg: Settings, folder: Path, materials: Materials) -> None:
     settings = settings_of(materials) | {"lds": plain(cfg.lds), "seed": cfg.seed}
     content = result | {"settings": settings, "versions": library_versions()}
     with atomic_path(folder / "lds.json") as part:
@@ -212,7 +214,7 @@ def _write(result: dict[str, Any], cfg: DictConfig, folder: Path, materials: Mat
         writer = csv.writer(file)
         writer.writerow(["method", "lds", "low", "high", "aggregated"])
         for row in result["rows"]:
-            writer.writerow([row["name"], row["lds"], *row["ci95"], row["aggregated"]])
+            writer.writerow([as_cell(row["name"]), row["lds"], *row["ci95"], row["aggregated"]])
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     intro = (
         f"{result['n_subsets']} random subsets of {cfg.lds.share:.0%} of {result['n_samples']} "

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from lightning.pytorch.callbacks import Callback
 
 from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.printable import printable
 from influcoder_lightning.recipes.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _one_line(
     line: str | None = None,
 ) -> None:
     if not issubclass(category, DeprecationWarning):
-        log.warning("warning: %s", " ".join(str(message).split()))
+        log.warning("warning: %s", printable(" ".join(str(message).split())))
 
 
 class ShowSteps(Callback):

@@ -14,6 +14,7 @@ import numpy as np
 
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.spreadsheet import as_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def _write_csv(path: Path, arms: Mapping[str, Any]) -> None:
         for name in arm_order(arms):
             arm = arms[name]
             losses = [*arm["eval_loss"], *[""] * (width - len(arm["eval_loss"]))]
-            writer.writerow([name, arm["mean"], *(arm["ci95"] or ["", ""]), *losses])
+            writer.writerow([as_cell(name), arm["mean"], *(arm["ci95"] or ["", ""]), *losses])
 
 
 def arm_order(arms: Mapping[str, Any]) -> list[str]:

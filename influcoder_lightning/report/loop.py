@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.report.blocks import Chart, Section, Table, Text
 from influcoder_lightning.report.style import ACCENT, INK, MUTED, OTHER, PALETTE, hover, tidy
+from influcoder_lightning.spreadsheet import as_cell
 
 _ARMS = {
     "loop": "what the loop kept in its best round",
@@ -48,7 +49,7 @@ def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
         lines.append(["round", r["round"], r["n_kept"], steps, r["query_loss"], None, None, None])
     for name, arm in _ordered(result["arms"]).items():
         interval = arm["ci95"] or (None, None)
-        lines.append(["arm", name, arm["n"], arm["steps"], None, arm["mean"], *interval])
+        lines.append(["arm", as_cell(name), arm["n"], arm["steps"], None, arm["mean"], *interval])
     with atomic_path(folder / "loop.csv") as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *lines])
 

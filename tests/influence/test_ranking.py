@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import Ranking
+from influcoder_lightning.spreadsheet import from_cell
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 some_nan = st.one_of(finite, st.just(math.nan), st.sampled_from([0.0, -0.0, 1.0]))
@@ -88,7 +89,7 @@ def test_save_and_load_keep_ids_scores_and_order(tmp_path, ranking):
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0] == ["sample_id", "score", "rank"]
-    assert [line[0] for line in lines[1:]] == wanted
+    assert [from_cell(line[0]) for line in lines[1:]] == wanted
     assert [int(line[2]) for line in lines[1:]] == list(range(1, len(ranking) + 1))
     assert [p.name for p in tmp_path.iterdir()] == ["ranking.csv"]
 
