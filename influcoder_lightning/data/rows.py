@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from influcoder_lightning.data.files import LONGEST, why_no_file
 from influcoder_lightning.data.ids import is_canonical_int, unwritable
+from influcoder_lightning.data.json_forms import json_form
 from influcoder_lightning.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -34,7 +35,8 @@ def load_rows(path: str | os.PathLike[str]) -> list[Row]:
 
     A file whose name ends in ``.gz`` is unpacked on the way. A name with ``*``, ``?`` or ``[``
     stands for all that match it, in the order of their names. An optional field that is null
-    counts as not given.
+    counts as not given. Columns of a ``datasets`` folder that JSON does not know take the form that
+    :mod:`~influcoder_lightning.data.json_forms` gives them.
 
     Raises:
         DataError: When there is nothing to read, a line is broken, or a field is missing or of the
@@ -268,9 +270,14 @@ def _dataset_rows(path: Path) -> Iterator[UnreadRow]:
 
 
 def _dataset_row(dataset: Any, index: int, path: Path) -> Row:
+    where = f"{path}: row {index}"
     with _damage_named(path):
-        row = dict(dataset[index])
-    return _checked_row(row, f"{path}: row {index}")
+        values = dict(dataset[index])
+    try:
+        row = {name: json_form(value, name) for name, value in values.items()}
+    except (DataError, RecursionError) as error:
+        raise DataError(f"{where}: {error}") from error
+    return _checked_row(row, where)
 
 
 @contextmanager

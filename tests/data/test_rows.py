@@ -1,6 +1,10 @@
+import base64
 import builtins
+import datetime
+import decimal
 import gzip
 import json
+import math
 import sys
 import types
 
@@ -152,6 +156,45 @@ def test_a_real_dataset_folder_opens(tmp_path):
     table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
     datasets.Dataset(table, fingerprint="f" * 16).save_to_disk(str(tmp_path / "set"))
     assert load_rows(tmp_path / "set") == rows
+
+
+def test_columns_that_json_does_not_know_are_written_in_a_form_that_it_does(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    noon = datetime.datetime(2024, 1, 31, 12, tzinfo=datetime.UTC)
+    odd = {
+        "made": noon,
+        "day": noon.date(),
+        "took": datetime.timedelta(seconds=1.5),
+        "quality": math.nan,
+        "raw": b"\xff\x00",
+        "price": decimal.Decimal("1.10"),
+        "nested": [{"at": noon, "score": -math.inf}],
+    }
+    row = {"prompt": "p", "response": "r"}
+    table = pytest.importorskip("pyarrow").Table.from_pylist([row | odd])
+    datasets.Dataset(table, fingerprint="f" * 16).save_to_disk(str(tmp_path / "set"))
+    write_jsonl(load_rows(tmp_path / "set"), tmp_path / "selected.jsonl")
+    assert load_rows(tmp_path / "selected.jsonl") == [
+        row
+        | {
+            "made": "2024-01-31T12:00:00+00:00",
+            "day": "2024-01-31",
+            "took": 1.5,
+            "quality": None,
+            "raw": base64.b64encode(b"\xff\x00").decode(),
+            "price": "1.10",
+            "nested": [{"at": "2024-01-31T12:00:00+00:00", "score": None}],
+        }
+    ]
+
+
+def test_a_column_without_a_json_form_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    rows = [{"prompt": "p", "response": "r", "meta": {"picture": object()}}]
+    stub = types.SimpleNamespace(load_from_disk=lambda path: rows)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    with pytest.raises(DataError, match=r"row 0: the column 'meta.picture' holds a object"):
+        load_rows(tmp_path)
 
 
 def test_ids_are_given_or_counted():
