@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from influcoder_lightning.data.files import read_whole, why_no_file, why_no_model
+from influcoder_lightning import saved_adapter
+from influcoder_lightning.data.files import why_no_file, why_no_model
 from influcoder_lightning.errors import ConfigError
 
 
@@ -102,46 +102,30 @@ def load_model(name: str, lora: Mapping[str, Any], seed: int = 0) -> Any:
 def load_adapter(model: Any, folder: str | Path) -> Any:
     """The model with a LoRA that was saved before, trainable.
 
+    Which modules it adapts is read from its weights, so that no regular expression of the file's
+    is run; see :mod:`~influcoder_lightning.saved_adapter` for the settings that are taken.
+
     Raises:
         ConfigError: the folder holds no adapter, or one of another model.
     """
     from peft import PeftModel
 
     folder = Path(folder)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (saved_adapter.CONFIG, saved_adapter.WEIGHTS):
         if why := why_no_file(folder / name):
             raise ConfigError(
                 f"model.adapter={folder}: no {name} there ({why}). Give a folder written by "
                 "save_pretrained of a PEFT model."
             )
     try:
-        _check_ranks(folder)
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True).train()
+        config = saved_adapter.lora_config(folder, [name for name, _ in model.named_modules()])
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
+        return adapted.train()
     except Exception as error:  # PEFT raises whatever a hostile value runs into
         first = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"the adapter in {folder} does not fit the model: {first:.500}"
         ) from error
-
-
-def _check_ranks(folder: Path) -> None:
-    """PEFT makes matrices of the ranks that the settings name, before it looks at the weights."""
-    from safetensors import safe_open
-
-    settings = json.loads(read_whole(folder / "adapter_config.json"))
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise ValueError("adapter_config.json describes no LoRA")
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        sizes = [n for key in weights.keys() for n in weights.get_slice(key).get_shape()]  # noqa: SIM118
-    pattern = settings.get("rank_pattern") or {}
-    ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
-    for rank in ranks:
-        if (
-            isinstance(rank, bool)
-            or not isinstance(rank, int)
-            or not 1 <= rank <= max(sizes or [0])
-        ):
-            raise ValueError(f"r={rank!r:.60} in adapter_config.json is no rank of its weights")
 
 
 def refuse_missing_folder(name: str, option: str) -> None:

@@ -14,6 +14,7 @@ import sentence_transformers  # noqa: F401  (here, and not where memory is limit
 from conftest import tiny_llama, tiny_peft
 from corpus import Case, canary_pickle, fifo_of, safetensors
 from corpus_towers import HEADERS, Files, arrays, folder_with, settings
+from safetensors.numpy import load, save
 
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError, StoreError
@@ -36,6 +37,26 @@ def _config(**changes: Any) -> Callable[[Path], bytes]:
     return content
 
 
+HANGS = "(a|a?)+" * 12 + "$"
+
+
+def _weights(
+    r: int | None = None, prefix: str = "", extra: dict[str, np.ndarray] | None = None
+) -> Callable[[Path], bytes]:
+    """The adapter's weights with others beside them; with ``r``, one pair of matrices alone."""
+
+    def content(folder: Path) -> bytes:
+        tensors = load(adapter()["adapter_model.safetensors"])
+        if r is not None:
+            tensors = {
+                f"{prefix}lora_A.weight": np.zeros((r, 4), "f4"),
+                f"{prefix}lora_B.weight": np.zeros((4, r), "f4"),
+            }
+        return save(tensors | (extra or {}))
+
+    return content
+
+
 _MODEL, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ADAPTER: dict[str, Files] = {
     "no settings": {_CONFIG: None},
@@ -52,8 +73,31 @@ ADAPTER: dict[str, Files] = {
     "a rank of text": {_CONFIG: _config(r="four")},
     "another rank": {_CONFIG: _config(r=2)},
     "a rank of 10^9 in a pattern": {_CONFIG: _config(rank_pattern={"q_proj": 10**9})},
-    "modules of another model": {_CONFIG: _config(target_modules=["nothing"])},
-    "modules that are a number": {_CONFIG: _config(target_modules=7)},
+    "modules of another model": {_MODEL: _weights(r=8, prefix="base_model.model.nothing.")},
+    "a tensor that makes any rank a size": {
+        _CONFIG: _config(r=10**6),
+        _MODEL: _weights(extra={"x": np.zeros(10**6, "u1")}),
+    },
+    "a regular expression that never ends, as rank": {_CONFIG: _config(rank_pattern={HANGS: 2})},
+    "a regular expression that never ends, as alpha": {_CONFIG: _config(alpha_pattern={HANGS: 2})},
+    "a regular expression that never ends, kept whole": {_CONFIG: _config(modules_to_save=[HANGS])},
+    "everything kept whole": {_CONFIG: _config(modules_to_save=["model", "layers", "0"])},
+    "a million patterns": {_CONFIG: _config(rank_pattern={f"m{i}": 2 for i in range(20_000)})},
+    "ranks that are no pattern": {_CONFIG: _config(rank_pattern=[1])},
+    "settings of 2 MB": {_CONFIG: _config(auto_mapping="x" * 2**21)},
+    "a beginning of 10^9 rounds": {_CONFIG: _config(init_lora_weights="pissa_niter_1000000000")},
+    "a beginning with a file to unpickle": {
+        _CONFIG: _config(init_lora_weights="corda", corda_config={"cache_file": "x"})
+    },
+    "layers ten thousand times": {_CONFIG: _config(layer_replication=[[0, 10_000]])},
+    "somebody's module": {_CONFIG: _config(megatron_config={"a": 1})},
+    "a setting of tomorrow": {_CONFIG: _config(lora_of_tomorrow=[1])},
+    "an alpha beyond doubles": {_CONFIG: _config(lora_alpha=10**400)},
+    "an alpha that is NaN": {_CONFIG: _config(lora_alpha=float("nan"))},
+    "a flag of text": {_CONFIG: _config(use_dora="yes")},
+    "for a classifier": {_CONFIG: _config(task_type="SEQ_CLS")},
+    "no weights of a LoRA": {_MODEL: _weights(r=8, prefix="nothing.")},
+    "a header of 10^12 bytes": {_MODEL: safetensors(b"{}", declared=10**12)},
     "a pickle": {_MODEL: None, "adapter_model.bin": canary_pickle},
     "weights that are a FIFO": {_MODEL: fifo_of(_MODEL)},
     **{f"weights: {name}": {_MODEL: data} for name, data in HEADERS.items()},
