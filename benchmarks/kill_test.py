@@ -41,9 +41,8 @@ from influcoder_lightning import (
     collate_with_sample_ids,
     with_sample_ids,
 )
-from influcoder_lightning.store.folder import run_file
+from influcoder_lightning.store.folder import rank_folder, run_file
 from influcoder_lightning.store.manifest import Manifest
-from influcoder_lightning.store.segments import rank_folder
 
 N_SAMPLES, LENGTH, VOCABULARY, BATCH = 480, 12, 61, 4
 COLUMNS = ["window", "epoch", "step", "n_tokens", "loss", "learning_rate", "grad_norm"]

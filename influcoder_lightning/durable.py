@@ -1,29 +1,106 @@
-"""Files that are on the disk once they have their name, and checksums to prove it later."""
+"""Files that are on the disk once they have their name, and checksums to prove it later.
+
+Everything a valuation keeps is written through this file: in whole, unbuffered, with errors of the
+disk as ``OSError``. Buffers of Python, HDF5 or torch would be written again, or not at all, when
+nobody expects it.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+Bytes = bytes | bytearray | memoryview
+_PART = ".part"
 
 
 @contextmanager
 def durable_path(path: Path) -> Iterator[Path]:
     """Yield a path to write to; once it is on the disk it takes the name ``path``, in one step.
 
-    When the block raises, the partial file is removed and an older ``path`` is left as it was.
+    When the block raises, the partial file is removed and an older ``path`` is left as it was. A
+    process that is killed leaves it behind, see `remove_unfinished`.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         yield part
         sync(part)
         os.replace(part, path)
         sync(path.parent)
+    except BaseException:
+        with suppress(OSError):  # what went wrong before says more
+            os.unlink(part)
+        raise
+
+
+def write_durably(path: Path, blocks: Iterable[Bytes]) -> None:
+    """Write ``path`` from blocks of bytes, see `durable_path`.
+
+    Raises:
+        OSError: the disk does not take it; an older ``path`` is as it was.
+    """
+    with durable_path(path) as part:
+        write_new(part, blocks)
+
+
+def write_new(path: Path, blocks: Iterable[Bytes]) -> None:
+    """Write blocks of bytes to a file, instead of what is in it; nothing is synced."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        for block in blocks:
+            write_all(handle, block)
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def copy_blocks(path: Path, size: int = 1 << 22) -> Iterator[bytes]:
+    """The content of a file, a block at a time."""
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(size):
+            yield block
+
+
+def write_all(handle: int, data: Bytes, at: int | None = None) -> None:
+    """Write all of ``data`` where the handle stands, or ``at`` an offset.
+
+    Raises:
+        OSError: the disk takes none or only a part of it.
+    """
+    rest = memoryview(data).cast("B")
+    while len(rest):
+        n = os.write(handle, rest) if at is None else os.pwrite(handle, rest, at)
+        if n == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest, at = rest[n:], None if at is None else at + n
+
+
+def durable_folder(path: Path) -> Path:
+    """Make a folder, and those above it, so that their names are on the disk; returns it."""
+    if path.is_dir():
+        return path
+    durable_folder(path.parent)
+    with suppress(FileExistsError):  # another process of the run was faster
+        os.mkdir(path)
+    sync(path.parent)
+    return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `durable_path` left in ``folder`` when its process was killed.
+
+    The caller makes sure that nobody else writes to the folder.
+    """
+    for path in folder.glob(f".*{_PART}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sync(path: Path) -> None:

@@ -46,7 +46,7 @@ def finish(
     Raises:
         StoreError: a segment is missing or damaged.
     """
-    parts = manifests(folder, description["world_size"])
+    parts = manifests(folder, description)
     if own is not None and own.segments == parts[0].segments:
         parts[0] = own
     windows = read_windows(folder, description, parts[0])

@@ -21,10 +21,16 @@ from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.store import schema
-from influcoder_lightning.store.folder import BASE, STATE, RunFolder, read_description, run_file
+from influcoder_lightning.store.folder import (
+    BASE,
+    SEGMENTS,
+    STATE,
+    RunFolder,
+    read_description,
+    run_file,
+)
 from influcoder_lightning.store.merge import manifests
 from influcoder_lightning.store.reader import read_attributes
-from influcoder_lightning.store.segments import SEGMENTS
 from influcoder_lightning.store.state import read_state, write_state
 
 _MAY_CHANGE = {
@@ -107,7 +113,7 @@ def rewind(
         read_state(_place(folder, pointer["state"], rank), digest)[0]
         for rank, digest in enumerate(digests)
     ]
-    parts = manifests(folder, found["world_size"])
+    parts = manifests(folder, found)
     n_segments = [state["n_segments"] for state in states]
     rows = [state["n_rows"] for state in states]
     same = states[0]["generation"] == found["generation"]
@@ -176,7 +182,7 @@ def tidy(run: RunFolder) -> None:
         return
     # Before the first tower version a checkpoint's rows are sketches; later ones are in the store.
     waited = any(json.loads(s.read_text())["recorder"]["n_versions"] == 0 for s in states)
-    for part in manifests(folder, read_description(folder)["world_size"]):
+    for part in manifests(folder, read_description(folder)):
         part.keep([s for s in part.segments if s.waiting and waited])
     (folder / SEGMENTS / BASE).unlink(missing_ok=True)
 

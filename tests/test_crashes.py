@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import warnings
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -121,17 +120,18 @@ def test_a_full_disk(tmp_path, on_error, code):
 
 def test_a_disk_that_fills_up_later(tmp_path, monkeypatch):
     """The third segment does not fit: two are safe, and the error says so."""
-    write, n_written = Path.write_bytes, []
+    write, written = os.write, []
 
-    def full(path, content):
-        if path.suffix == ".part" and path.name.startswith(".0000"):
-            n_written.append(path)
-            if len(n_written) > 2:
-                write(path, content[:100])
+    def full(handle, content):
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if "/segments/rank_" in path and ".h5." in path:
+            written.append(path)
+            if len(written) > 2:
+                write(handle, content[:100])
                 raise OSError(28, "No space left on device")
-        return write(path, content)
+        return write(handle, content)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(StoreError, match=r"No space left on device.*16 rows before it are"):
         fit(tmp_path / "s")
     monkeypatch.undo()
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr(os, "mkdir", read_only)
     with pytest.raises(StoreError, match=r"cannot be written to \(.*Read-only file system"):
         fit(tmp_path / "store")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

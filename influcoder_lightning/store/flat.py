@@ -8,12 +8,12 @@ follow each other in the order of `schema.TABLES`, a table's features in that of
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.durable import durable_path
+from influcoder_lightning.durable import write_durably
 from influcoder_lightning.errors import StoreError
 
 Part = tuple[str, str]
@@ -33,11 +33,15 @@ def write_flat(path: Path, blocks: Iterable[np.ndarray]) -> str:
         OSError: the disk does not take it; nothing is left behind.
     """
     crc = 0
-    with durable_path(path) as part, part.open("wb") as file:
+
+    def counted() -> Iterator[memoryview]:
+        nonlocal crc
         for block in blocks:
             data = np.ascontiguousarray(block, dtype=_DTYPE).data
             crc = zlib.crc32(data, crc)
-            file.write(data)
+            yield data
+
+    write_durably(path, counted())
     return f"{crc:08x}"
 
 

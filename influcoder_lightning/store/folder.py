@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,16 +24,21 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.durable import durable_path
+from influcoder_lightning.durable import durable_folder, remove_unfinished, write_durably
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import schema
-from influcoder_lightning.store.segments import SEGMENTS
 
+SEGMENTS = "segments"
 RUN_FILE = "run.json"
 BASE = "base.h5"
 STATE = "state"
 _LARGEST_TOWER, _MOST_PROCESSES = 2**30, 2**16
 _OURS = (SEGMENTS, STATE, "encoder", "adapters")
+
+
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Where the segments of one process are, inside the folder of a store."""
+    return folder / SEGMENTS / f"rank_{rank:05d}"
 
 
 def run_file(folder: Path) -> Path:
@@ -74,9 +80,10 @@ class RunFolder:
             if os.path.islink(folder / name):
                 raise StoreError(f"{folder / name} is a link: a run writes to its own folder only.")
         try:
-            (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+            durable_folder(folder / SEGMENTS)
             self._lock = FileLock(folder / SEGMENTS / "lock")
             self._lock.acquire(timeout=0)
+            self._remove_unfinished()
         except OSError as error:
             if not isinstance(error, Timeout):
                 raise StoreError(
@@ -91,6 +98,7 @@ class RunFolder:
     def start(self, description: Mapping[str, Any]) -> None:
         """Empty the folder of what an earlier run left, and describe the new one."""
         (self.folder / schema.FILE_NAME).unlink(missing_ok=True)
+        run_file(self.folder).unlink(missing_ok=True)  # it describes what goes now
         for name in _OURS:  # only what this package writes
             for path in (self.folder / name).glob("*"):
                 if path.name != "lock":
@@ -99,8 +107,7 @@ class RunFolder:
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        with durable_path(run_file(self.folder)) as part:
-            part.write_text(json.dumps(description))
+        write_durably(run_file(self.folder), [json.dumps(description).encode()])
 
     def release(self) -> None:
         """Let others use the folder."""
@@ -108,8 +115,36 @@ class RunFolder:
 
     def dissolve(self) -> None:
         """Remove ``segments/``: everything is in the store."""
+        place = self.folder / SEGMENTS
+        # First what would describe a run without its rows; last the lock.
+        run_file(self.folder).unlink(missing_ok=True)
+        for path in place.glob("*"):
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (place / "lock").unlink(missing_ok=True)
         self.release()
-        shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
+        with suppress(OSError):  # somebody else has begun to use it
+            place.rmdir()
+
+    def _remove_unfinished(self) -> None:
+        """What processes that were killed had not finished; nobody writes to it any more."""
+        for place in (".", *_OURS, "encoder/gradient"):
+            remove_unfinished(self.folder / place)
+        for state in (self.folder / STATE).glob("[0-9]*"):
+            remove_unfinished(state)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Use of the folder of a finished store by nobody else, see `RunFolder`."""
+    run = RunFolder(folder)
+    try:
+        yield
+    finally:
+        if run_file(folder).exists():
+            run.release()
+        else:
+            run.dissolve()
 
 
 def read_description(folder: Path) -> dict[str, Any]:

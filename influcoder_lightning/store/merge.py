@@ -15,10 +15,10 @@ from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
-from influcoder_lightning.store.folder import BASE
+from influcoder_lightning.store.folder import BASE, SEGMENTS, rank_folder
 from influcoder_lightning.store.layout import stored_dataset
 from influcoder_lightning.store.manifest import Manifest, Segment
-from influcoder_lightning.store.segments import SEGMENTS, FeatureBlock, rank_folder
+from influcoder_lightning.store.segments import FeatureBlock
 from influcoder_lightning.store.writer import StoreWriter
 
 Encode = Callable[[np.ndarray, np.ndarray, int], FeatureBlock]
@@ -26,9 +26,12 @@ Encode = Callable[[np.ndarray, np.ndarray, int], FeatureBlock]
 _BLOCK_ROWS, _ENCODED_ROWS = 4096, 256
 
 
-def manifests(folder: Path, world_size: int) -> list[Manifest]:
-    """The manifests of all processes."""
-    return [Manifest(rank_folder(folder, rank)) for rank in range(world_size)]
+def manifests(folder: Path, description: Mapping[str, Any]) -> list[Manifest]:
+    """The manifests of all processes of the run that ``description`` is of."""
+    return [
+        Manifest(rank_folder(folder, rank), description["generation"])
+        for rank in range(description["world_size"])
+    ]
 
 
 def read_windows(
@@ -68,8 +71,11 @@ def merge(
     """
     versions = {window["window"]: window["tower_version"] for window in windows}
     target = folder / schema.FILE_NAME
-    with durable_path(target) as part:
-        writer = StoreWriter.create(part, **description["store"])
+    with (
+        _disk_errors(),
+        durable_path(target) as part,
+        StoreWriter.create(part, **description["store"]) as writer,
+    ):
         merging = _Merging(writer, versions, encode, bool(description["store"].get("updates")))
         base = folder / SEGMENTS / BASE
         starts = np.cumsum([0, *(description.get("base_parts") or [])])
@@ -98,6 +104,18 @@ def merge(
             writer.set_attribute("cost", known)
         writer.close(complete, note)
     return counts
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A disk that does not take the store: an error that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{schema.FILE_NAME} could not be written ({error}). Every sealed row is safe in "
+            "its segment: make room and open the store, which merges them."
+        ) from error
 
 
 @contextmanager
@@ -267,13 +285,8 @@ class _Merging:
             found = {k: entries.pop(place) for k, place in places.items() if place in entries}
             blocks.append(FeatureBlock(**found))
         ids = entries.pop("sample_id").tolist()
-        try:
+        with _disk_errors():  # not the segment's fault, see `opened`
             self._writer.append(table, ids, entries, *blocks)
-        except OSError as error:  # not the segment's fault, see `opened`
-            raise StoreError(
-                f"{schema.FILE_NAME} could not be written ({error}). Every sealed row is safe in "
-                "its segment: make room and open the store, which merges them."
-            ) from error
 
 
 def _joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

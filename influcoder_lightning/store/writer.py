@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 
-from influcoder_lightning.durable import durable_path
+from influcoder_lightning.durable import copy_blocks, durable_path, write_new
+from influcoder_lightning.output import Output
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import exclusive
 from influcoder_lightning.store.segments import FeatureBlock
 
 
 class StoreWriter:
-    """An open store file. Use `create` for a fresh one, `extended` to add to one that is there."""
+    """An open store file. Use `create` for a fresh one, `extended` to add to one that is there.
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file = file
+    As a context manager it lets go of the file where the block fails before `close`.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._output = Output(path)
+        self.file = h5py.File(self._output, mode)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._let_go()
+        if error is None or isinstance(error, Exception):
+            self._output.check()  # what HDF5 makes of a disk that has failed came second
 
     @classmethod
     def create(
@@ -35,9 +48,13 @@ class StoreWriter:
         attributes: Mapping[str, Any],
         updates: bool = False,
     ) -> StoreWriter:
-        """A fresh file at ``path``, which must not exist; with ``updates`` rows have them too."""
-        # Never mode "w": it truncates a file that another process has open.
-        file = h5py.File(path, "x")
+        """A fresh file at ``path``; with ``updates`` rows have them too.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        writer = cls(Path(path), "w")
+        file = writer.file
         file.attrs.update(format=schema.FORMAT, schema_version=schema.SCHEMA_VERSION)
         file.attrs.update(complete=False, note="the run has not finished")
         for name, value in attributes.items():
@@ -57,7 +74,7 @@ class StoreWriter:
         group.create_dataset("name", data=[x[0] for x in layers], dtype=h5py.string_dtype())
         for column, name in enumerate(("out_features", "in_features", "offset"), start=1):
             group.create_dataset(name, data=[x[column] for x in layers], dtype="i8")
-        return cls(file)
+        return writer
 
     @classmethod
     @contextmanager
@@ -65,11 +82,16 @@ class StoreWriter:
         """A copy of the store at ``path`` to append to; takes its place when the block ends well.
 
         So a crash while queries are added leaves the store as it was.
+
+        Raises:
+            OSError: the disk does not take it.
+            StoreError: another process writes to the folder.
         """
-        with durable_path(path) as part:
-            shutil.copyfile(path, part)
-            with h5py.File(part, "a") as file:
-                yield cls(file)
+        with exclusive(path.parent), durable_path(path) as part:
+            write_new(part, copy_blocks(path))
+            with cls(part, "r+") as writer:
+                yield writer
+                writer._finish()
 
     def append(
         self,
@@ -83,7 +105,19 @@ class StoreWriter:
 
         Raises:
             DataError: ids mix integers and text.
+            OSError: the disk does not take it.
         """
+        with self._output.checked():
+            self._append(table, ids, columns, feature, update)
+
+    def _append(
+        self,
+        table: str,
+        ids: Sequence[int | str],
+        columns: Mapping[str, Any],
+        feature: FeatureBlock,
+        update: FeatureBlock | None,
+    ) -> None:
         group = self.file[table]
         if "sample_id" not in group:
             schema.create_column(group, "sample_id", schema.id_dtype(ids))
@@ -116,7 +150,22 @@ class StoreWriter:
         self.file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
 
     def close(self, complete: bool, note: str = "") -> None:
-        """Mark the store complete or not, with a note saying why not, and close it."""
-        self.file.attrs["complete"] = complete
-        self.file.attrs["note"] = note
-        self.file.close()
+        """Mark the store complete or not, with a note saying why not, and close it.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        with self._output.checked():
+            self.file.attrs["complete"] = complete
+            self.file.attrs["note"] = note
+        self._finish()
+
+    def _finish(self) -> None:
+        with self._output.checked():
+            self.file.close()
+        self._output.close()
+
+    def _let_go(self) -> None:
+        with suppress(Exception):  # of a disk that has failed; what is raised says so
+            self.file.close()
+        self._output.close()

@@ -15,6 +15,7 @@ from corpus import Case, canary_pickle
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store.chain import sealed_line
 from influcoder_lightning.store.folder import RunFolder
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 
@@ -59,12 +60,20 @@ def manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         place = killed(folder)
         path = place / "segments" / "rank_00000" / "manifest.jsonl"
-        line = json.loads(path.read_text())
-        changed = change(line)
-        path.write_text(changed if isinstance(changed, str) else json.dumps(line) + "\n")
+        head, line = path.read_bytes().splitlines(keepends=True)
+        values = json.loads(line)
+        changed = change(values)
+        path.write_bytes(head + (changed if isinstance(changed, bytes) else sealed_line(values)))
         return place
 
     return make
+
+
+def relist(segment: Path, **values: str) -> None:
+    """The only segment's line of the manifest, with other values."""
+    path = segment.with_name("manifest.jsonl")
+    head, line = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + sealed_line(json.loads(line) | values))
 
 
 def segment(edit: Callable[[h5py.File], Any], *, bytes_of: Any = None) -> Callable[[Path], Path]:
@@ -78,10 +87,7 @@ def segment(edit: Callable[[h5py.File], Any], *, bytes_of: Any = None) -> Callab
         else:
             with h5py.File(path, "r+") as file:
                 edit(file)
-        listed = path.with_name("manifest.jsonl")
-        line = json.loads(listed.read_text())
-        line["crc32"] = f"{zlib.crc32(path.read_bytes()):08x}"
-        listed.write_text(json.dumps(line) + "\n")
+        relist(path, crc32=f"{zlib.crc32(path.read_bytes()):08x}")
         return place
 
     return make
@@ -94,10 +100,8 @@ def flat(edit: Callable[[Path], Any], *, missing: bool = False) -> Callable[[Pat
         place = killed(folder)
         path = place / "segments" / "rank_00000" / "00000000.f4"
         edit(path)
-        listed = path.with_name("manifest.jsonl")
-        line = json.loads(listed.read_text())
-        line["flat_crc32"] = "0" * 8 if missing else f"{zlib.crc32(path.read_bytes()):08x}"
-        listed.write_text(json.dumps(line) + "\n")
+        checksum = "0" * 8 if missing else f"{zlib.crc32(path.read_bytes()):08x}"
+        relist(path, flat_crc32=checksum)
         return place
 
     return make
@@ -171,21 +175,26 @@ RUN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no store": lambda d: d.pop("store") and None,
 }
 MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "no JSON": (lambda _: "{{{\n", "line 1"),
-    "a number": (lambda _: "7\n", "line 1"),
-    "a path upwards": (changed("file", "../../../../etc/hostname"), "line 1"),
-    "an absolute path": (changed("file", "/etc/hostname"), "line 1"),
-    "a name of dots": (changed("file", ".."), "line 1|missing"),
+    "no JSON": (lambda _: b"{{{\n", "line 2"),
+    "a number": (lambda _: b"7\n", "line 2"),
+    "a changed line": (lambda v: sealed_line(v).replace(b'"rows": 5', b'"rows": 6'), "line 2"),
+    "a doubled line": (lambda v: sealed_line(v) * 2, "line 3"),
+    "a missing line": (changed("number", 2), "line 2"),
+    "a line of another list": (changed("before", "0" * 8), "line 2"),
+    "nested deeply": (lambda _: b"[" * 30_000 + b"\n", "line 2"),
+    "a path upwards": (changed("file", "../../../../etc/hostname"), "line 2"),
+    "an absolute path": (changed("file", "/etc/hostname"), "line 2"),
+    "a name of dots": (changed("file", ".."), "line 2|missing"),
     "a segment that is not there": (changed("file", "00000009.h5"), "missing"),
-    "rows below zero": (changed("rows", -5), "line 1"),
-    "rows in words": (changed("rows", "five"), "line 1"),
+    "rows below zero": (changed("rows", -5), "line 2"),
+    "rows in words": (changed("rows", "five"), "line 2"),
     "more rows than there are": (changed("rows", 10**12), "5 rows merged"),
     "another checksum": (changed("crc32", "0" * 8), "damaged"),
     "another checksum of the sketches": (changed("flat_crc32", "0" * 8), "damaged"),
     "no checksum of the sketches": (changed("flat_crc32", ""), "no segment"),
-    "a number for the checksum": (changed("flat_crc32", 7), "line 1"),
-    "reasons with text": (changed("kept_out", {"why": "x"}), "line 1"),
-    "a key too many": (changed("extra", 1), "line 1"),
+    "a number for the checksum": (changed("flat_crc32", 7), "line 2"),
+    "reasons with text": (changed("kept_out", {"why": "x"}), "line 2"),
+    "a key too many": (changed("extra", 1), "line 2"),
 }
 SEGMENT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no updates where the run has them": (run_file(changed("store.updates", True)), "no segment"),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import CaptureError, DataError, StoreError
 from influcoder_lightning.recovery import finish
-from influcoder_lightning.store.folder import RunFolder, read_description
-from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter, rank_folder
+from influcoder_lightning.store.chain import sealed_line
+from influcoder_lightning.store.folder import RunFolder, rank_folder, read_description
+from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 
 WIDTH = 6
 
@@ -144,8 +145,8 @@ def test_a_manifest_does_not_lead_elsewhere(tmp_path, name):
     segments.seal()
     run.release()
     manifest = rank_folder(tmp_path, 0) / "manifest.jsonl"
-    line = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(line | {"file": name}) + "\n")
+    head, line = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(head + sealed_line(json.loads(line) | {"file": name}))
     with pytest.raises(StoreError, match="no entry of a segment"):
         InfluenceStore(tmp_path)
 
