@@ -18,16 +18,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from influcoder_lightning.capture.features import causal_lm_losses
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
-from influcoder_lightning.data.sample_ids import batch_labels
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.training.arguments import (
     check_queries,
     hooked_queries,
+    resolve_function,
     resolve_reduction,
 )
 from influcoder_lightning.training.cautions import DriftWarning, warn_reduction
@@ -58,10 +57,22 @@ class InfluenceCallback(Checkpointed):
         sample_id_key: key of the ids in a dict batch.
         labels_key: key of the token labels in a dict batch; in a tuple or list batch an index, or
             (any text) the last element.
+        labels_shifted: the label at a position is that position's target, not the target of the
+            position before, as `transformers` has it.
+        read_batch: ``batch -> (inputs, labels, ids)``, for batches of other kinds: named tuples,
+            dataclasses, nested dicts, several loaders. ``inputs`` are keyword arguments of the
+            model's forward, labels [B, T], ids B integers or strings (None: those that
+            `collate_with_sample_ids` put on the batch). The keys above are then not used. This and
+            the next two may be given as import paths.
+        batch_loss: ``(module, batch) -> [B]``, the samples' mean response losses in nats per
+            response token as the module trains on them, differentiable. Default: the module's own
+            ``influence_losses(batch)``, if it has that method; else the model's forward on all that
+            it accepts of the batch, and our own cross-entropy.
+        sanity_samples: samples of the first captured micro-batch that are pushed one by one through
+            that path and compared with what was captured; 0: none. See ``docs/guarantees.md``.
         loss_reduction: how the training loss weighs samples: ``"token_mean"`` (Hugging Face's
             default), ``"sample_mean"``, ``"sum"`` (over tokens), or a callable
-            ``batch -> weights [B]`` with training loss = sum of weight x sample loss; it may be
-            given as its import path.
+            ``batch -> weights [B]`` with training loss = sum of weight x sample loss.
         projector: ``"countsketch"``, ``"factored"``, ``"rademacher"`` (dense, slow) or
             ``"identity"`` (no projection).
         sketch_dim: width of the sketch.
@@ -109,6 +120,10 @@ class InfluenceCallback(Checkpointed):
         tokenizer: Any = None,
         sample_id_key: str = "sample_id",
         labels_key: str | int = "labels",
+        labels_shifted: bool = False,
+        read_batch: Callable[..., Any] | str | None = None,
+        batch_loss: Callable[..., Any] | str | None = None,
+        sanity_samples: int = 2,
         loss_reduction: Literal["token_mean", "sample_mean", "sum"]
         | Callable[..., Any]
         | str = "token_mean",
@@ -150,6 +165,10 @@ class InfluenceCallback(Checkpointed):
                 tokenizer=tokenizer,
                 sample_id_key=sample_id_key,
                 labels_key=labels_key,
+                labels_shifted=labels_shifted,
+                read_batch=resolve_function(read_batch, "read_batch"),
+                batch_loss=resolve_function(batch_loss, "batch_loss"),
+                sanity_samples=sanity_samples,
                 projector=projector,
                 sketch_dim=sketch_dim,
                 code_dim=code_dim,
@@ -185,10 +204,11 @@ class InfluenceCallback(Checkpointed):
     def query_loss(self, pl_module: LightningModule, batch: Any) -> Tensor:
         """Mean response loss [B] of each query in ``batch``, differentiable.
 
-        Override it for models whose inputs or losses differ. The model is in eval mode.
+        Override it where queries have another loss than the training; for a model whose inputs or
+        losses differ, `batch_loss` serves both. The model is in eval mode.
         """
         assert self._valuation is not None
-        return causal_lm_losses(self._valuation.model, batch, self.options.labels_key)
+        return self._valuation.sample_losses(batch)
 
     # ------------------------------------------------------------------------ life cycle
 
@@ -303,7 +323,7 @@ class InfluenceCallback(Checkpointed):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hand the rows on; co-train where the schedule says so."""
-        self._take_rows(trainer, batch)
+        self._take_rows(trainer)
         if self._boundary:
             self._agree(trainer)
             self._end_step(trainer)
@@ -372,11 +392,11 @@ class InfluenceCallback(Checkpointed):
         return {"window_start": self._window_start, "epoch_samples": self._epoch_samples}
 
     @valuing
-    def _take_rows(self, trainer: Trainer, batch: Any) -> None:
+    def _take_rows(self, trainer: Trainer) -> None:
         if self._micro is not None:
             valuation = self._active()
             with valuation.timed():
-                self._hand_on(trainer, valuation, self._micro, batch)
+                self._hand_on(trainer, valuation, self._micro)
                 self._micro = self._gradients = None
 
     @valuing
@@ -388,9 +408,7 @@ class InfluenceCallback(Checkpointed):
             if trainer.global_step % self.co_train_every_n_steps == 0:
                 valuation.co_train()
 
-    def _hand_on(
-        self, trainer: Trainer, valuation: Valuation, micro: MicroBatch, batch: Any
-    ) -> None:
+    def _hand_on(self, trainer: Trainer, valuation: Valuation, micro: MicroBatch) -> None:
         recorder = valuation.recorder
         losses = valuation.observer.finish(len(micro.ids))
         recorder.see(micro.ids)
@@ -401,7 +419,7 @@ class InfluenceCallback(Checkpointed):
         if not self._warned_loss:
             strict = self.options.optimizer_features
             self._warned_loss = warn_reduction(self.loss_reduction, micro, losses, refuse=strict)
-        rows = micro.rows(self._gradients, losses, valuation.texts(batch, micro.labels))
+        rows = micro.rows(self._gradients, losses, valuation.texts(micro.batch))
         repeated = micro.beyond(self._n_real)
         recorder.keep_out(PADDING, rows.select(repeated).ids)
         keep = rows.n_tokens > 0
@@ -415,7 +433,7 @@ class InfluenceCallback(Checkpointed):
         """
         n_real = n_before_padding(trainer.train_dataloader) if trainer.world_size > 1 else None
         self._n_real = None if n_real is None else n_real - self._epoch_samples
-        self._epoch_samples += len(batch_labels(batch, self.options.labels_key))
+        self._epoch_samples += self.options.reader.n_rows(batch)
 
     def _window_starts(self, trainer: Trainer) -> bool:
         every = self.refresh_queries_every_n_steps
@@ -452,13 +470,8 @@ class InfluenceCallback(Checkpointed):
                 self._captured = self._step % self.every_n_train_steps == 0
             self._count_samples(trainer, batch)
             if self._captured:
-                self._micro = MicroBatch.read(
-                    batch,
-                    sample_id_key=self.options.sample_id_key,
-                    labels_key=self.options.labels_key,
-                    reduction=self.loss_reduction,
-                )
-                valuation.begin(self._micro.labels, self._micro.segments)
+                self._micro = MicroBatch.of(valuation.reader.read(batch), self.loss_reduction)
+                valuation.begin(self._micro.batch)
 
     def _query_rows(
         self, trainer: Trainer, pl_module: LightningModule, valuation: Valuation

@@ -15,20 +15,20 @@ from rich.progress import Progress
 from torch import Tensor
 
 from influcoder_lightning.capture.adapters import adapter_loaded
-from influcoder_lightning.capture.features import causal_lm_losses, evaluating, feature_rows
+from influcoder_lightning.capture.batches import ReadBatch
+from influcoder_lightning.capture.features import evaluating, feature_rows
+from influcoder_lightning.capture.forward import BatchLoss, losses_of
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_language_model, find_lora_linears
 from influcoder_lightning.capture.queries import query_features
 from influcoder_lightning.capture.rows import RowBatch
-from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
+from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.errors import ConfigError, DataError, StoreError
 from influcoder_lightning.projection import build_projector
 from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.store.reader import InfluenceStore
 from influcoder_lightning.store.writer import StoreWriter
 from influcoder_lightning.valuation import END, Options, Valuation
-
-LossFunction = Callable[[Any, Any], Tensor]
 
 
 def extract_features(
@@ -38,7 +38,7 @@ def extract_features(
     *,
     query_dataloader: Iterable[Any] | None = None,
     co_train_every_n_steps: int = 10,
-    query_loss: LossFunction | None = None,
+    query_loss: BatchLoss | None = None,
     show_progress: bool = True,
     **options: Any,
 ) -> InfluenceStore:
@@ -52,11 +52,12 @@ def extract_features(
         dirpath: folder of the store.
         query_dataloader: batches of query samples.
         co_train_every_n_steps: batches between steps of co-training.
-        query_loss: ``(model, batch) -> [B]`` mean response losses; default: causal-LM
-            cross-entropy.
+        query_loss: ``(model, batch) -> [B]`` mean response losses of the queries, and of the pool
+            too unless there is a `batch_loss`; default: as `batch_loss`.
         show_progress: show a bar, where stderr is a terminal.
-        **options: as for `InfluenceCallback`: tokenizer, sample_id_key, labels_key, projector,
-            sketch_dim, code_dim, text_encoder, co_train, keep_sketches, overwrite, seed.
+        **options: as for `InfluenceCallback`: tokenizer, sample_id_key, labels_key, labels_shifted,
+            read_batch, batch_loss, sanity_samples, projector, sketch_dim, code_dim, text_encoder,
+            co_train, keep_sketches, overwrite, seed.
 
     Raises:
         ConfigError: unknown option, or `optimizer_features`, which needs an optimizer.
@@ -79,15 +80,13 @@ def extract_features(
     valuation = Valuation(model, Path(dirpath), settings, {"mode": "frozen"})
     recorder = valuation.recorder
     device = next(valuation.model.parameters()).device
-    loss = query_loss or (lambda m, batch: causal_lm_losses(m, batch, settings.labels_key))
-
-    def loss_function(batch: Any) -> Tensor:
-        return loss(valuation.model, batch)
-
+    own, given = settings.batch_loss is not None, _bound(query_loss, valuation.model)
+    query_losses = given or valuation.sample_losses
+    pool_losses = valuation.sample_losses if own else query_losses
     try:
         queries = None
         if query_dataloader is not None:
-            queries = valuation.query_rows(query_dataloader, loss_function)
+            queries = valuation.query_rows(query_dataloader, query_losses)
         valuation.open_window(0, 0, queries)
         total = len(dataloader) if isinstance(dataloader, Sized) else None
         watched = show_progress and sys.stderr.isatty()
@@ -96,7 +95,7 @@ def extract_features(
         with valuation.timed(), evaluating(valuation.model), progress:
             bar = progress.add_task("valuating", total=total)
             for index, batch in enumerate(dataloader):
-                _add_batch(valuation, move_data_to_device(batch, device), loss_function)
+                _add_batch(valuation, move_data_to_device(batch, device), pool_losses)
                 recorder.end_step()
                 if index % co_train_every_n_steps == 0:
                     valuation.co_train()
@@ -115,7 +114,9 @@ def add_queries(
     model: torch.nn.Module,
     dataloader: Iterable[Any],
     *,
-    query_loss: LossFunction | None = None,
+    query_loss: BatchLoss | None = None,
+    batch_loss: BatchLoss | None = None,
+    read_batch: ReadBatch | None = None,
     tokenizer: Any = None,
 ) -> list[int | str]:
     """Value new queries in every window of a store, with the adapter each window started with.
@@ -125,6 +126,8 @@ def add_queries(
         model: the base model with a LoRA of the same settings; its weights are put back.
         dataloader: batches of query samples, re-iterable, with ids that the store does not have.
         query_loss: as for `extract_features`.
+        batch_loss: as for `InfluenceCallback`, where the run had one.
+        read_batch: as for `InfluenceCallback`, where the queries' batches need it.
         tokenizer: to keep the queries' text, unless batches carry it.
 
     Returns:
@@ -135,9 +138,11 @@ def add_queries(
         StoreError: the model's LoRA is not that of the run.
     """
     language_model = find_language_model(model)
+    refuse_unsuitable(language_model)
     options = Options(
         **{k: v for k, v in store.attributes["config"].items() if k in Options.__annotations__}
-        | {"tokenizer": None, "text_encoder": None, "overwrite": False}
+        | {"tokenizer": tokenizer, "text_encoder": None, "overwrite": False}
+        | {"read_batch": read_batch, "batch_loss": batch_loss}
     )
     linears = find_lora_linears(language_model)
     names = [linear.name for linear in linears]
@@ -156,8 +161,10 @@ def add_queries(
             "compared. Add them with the release that made the store, or value again."
         )
     capture = GradientCapture(linears, projector)
-    loss = query_loss or (lambda m, batch: causal_lm_losses(m, batch, options.labels_key))
-    takes = _query_takes(store, language_model, capture, dataloader, loss, options, tokenizer)
+    losses = _bound(query_loss, language_model) or losses_of(
+        model, language_model, options.reader, batch_loss
+    )
+    takes = _query_takes(store, language_model, capture, dataloader, losses, options)
     known = set(map(str, store.query_ids)) if len(store.query_ids) else set()
     repeated = [i for i in takes[0][2].ids if str(i) in known]
     if repeated:
@@ -166,14 +173,17 @@ def add_queries(
     return list(takes[0][2].ids)
 
 
+def _bound(loss: BatchLoss | None, model: Any) -> Callable[[Any], Tensor] | None:
+    return None if loss is None else lambda batch: loss(model, batch)
+
+
 def _query_takes(
     store: InfluenceStore,
     model: Any,
     capture: GradientCapture,
     dataloader: Iterable[Any],
-    loss: LossFunction,
+    losses: Callable[[Any], Tensor],
     options: Options,
-    tokenizer: Any,
 ) -> list[tuple[int, int, RowBatch, int]]:
     windows = store.windows
     last = int(windows["window"].iloc[-1])
@@ -191,10 +201,9 @@ def _query_takes(
                     capture,
                     model,
                     dataloader,
-                    lambda batch: loss(model, batch),
-                    sample_id_key=options.sample_id_key,
-                    labels_key=options.labels_key,
-                    tokenizer=tokenizer,
+                    losses,
+                    reader=options.reader,
+                    tokenizer=options.tokenizer,
                 )
             takes.append((window, at_end, rows, int(versions[window])))
     finally:
@@ -234,13 +243,10 @@ def _warn_uncovered(share: float) -> None:
 
 
 def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], Tensor]) -> None:
-    settings, recorder = valuation.options, valuation.recorder
-    labels = batch_labels(batch, settings.labels_key)
-    ids = batch_sample_ids(batch, settings.sample_id_key)
-    if len(ids) != len(labels):
-        raise DataError(f"the batch carries {len(ids)} sample ids but {len(labels)} rows.")
-    rows = feature_rows(valuation.capture, batch, ids, labels, loss_function)
-    rows.texts = valuation.texts(batch, labels)
+    recorder, read = valuation.recorder, valuation.reader.read(batch)
+    ids = read.ids()
+    rows = feature_rows(valuation.capture, batch, ids, read.labels, loss_function)
+    rows.texts = valuation.texts(read)
     recorder.see(ids)
     keep = rows.n_tokens > 0
     recorder.keep_out("no response token", rows.select(~keep).ids)

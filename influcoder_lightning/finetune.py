@@ -18,7 +18,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from influcoder_lightning.capture.features import causal_lm_losses, evaluating
+from influcoder_lightning.capture.features import evaluating
+from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.losses import response_tokens
 from influcoder_lightning.data.epochs import EpochLoader
 from influcoder_lightning.data.tokenization import collate_samples

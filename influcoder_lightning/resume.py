@@ -39,11 +39,17 @@ _MAY_CHANGE = {
     "keep_states",
     "overwrite",
     "precision",
+    "sanity_samples",
     "segment_rows",
     "segment_seconds",
     "tokenizer",
 }
-_ADDED = {"optimizer_features": False}  # options that runs of earlier releases do not name
+_ADDED = {  # options that runs of earlier releases do not name
+    "optimizer_features": False,
+    "labels_shifted": False,
+    "read_batch": None,
+    "batch_loss": None,
+}
 
 
 def save(

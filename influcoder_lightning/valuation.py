@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.adapters import adapter_description, save_adapter
+from influcoder_lightning.capture.batches import BatchReader, ReadBatch, TokenBatch
+from influcoder_lightning.capture.forward import BatchLoss, losses_of
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import (
     LoraLinear,
@@ -28,9 +30,9 @@ from influcoder_lightning.capture.layers import (
     uncaptured_parameters,
 )
 from influcoder_lightning.capture.observer import LossObserver
-from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
@@ -55,6 +57,10 @@ class Options:
     tokenizer: Any = None
     sample_id_key: str = "sample_id"
     labels_key: str | int = "labels"
+    labels_shifted: bool = False
+    read_batch: ReadBatch | None = None
+    batch_loss: BatchLoss | None = None
+    sanity_samples: int = 2
     projector: str = "countsketch"
     sketch_dim: int = 8192
     code_dim: int = 512
@@ -74,12 +80,28 @@ class Options:
         for name in ("segment_rows", "segment_seconds", "keep_states"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
+        if not isinstance(self.sanity_samples, int) or self.sanity_samples < 0:
+            raise ConfigError(
+                f"`sanity_samples` must be an integer, 0 or more, got {self.sanity_samples!r}."
+            )
+        for name in ("read_batch", "batch_loss"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                raise ConfigError(f"`{name}` must be callable, got {getattr(self, name)!r:.60}.")
+
+    @property
+    def reader(self) -> BatchReader:
+        """How batches are read."""
+        return BatchReader(
+            self.sample_id_key, self.labels_key, self.labels_shifted, self.read_batch
+        )
 
     def recorded(self) -> dict[str, Any]:
         """The options as plain values, for the store."""
         plain = (str, int, float, bool, type(None))
         return {
-            name: value if isinstance(value, plain) else type(value).__name__
+            name: value
+            if isinstance(value, plain)
+            else getattr(value, "__qualname__", type(value).__name__)
             for name, value in vars(self).items()
         }
 
@@ -117,6 +139,9 @@ class Valuation:
             refuse_compiled(module)
         self.folder, self.options, self.processes = folder, options, Processes()
         self.model = find_language_model(module)
+        refuse_unsuitable(self.model)
+        self.reader = options.reader
+        self.sample_losses = losses_of(module, self.model, self.reader, options.batch_loss)
         linears = find_lora_linears(self.model)
         self._warn_uncaptured(linears)
         projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
@@ -290,24 +315,18 @@ class Valuation:
                 self.model,
                 batches,
                 loss_function,
-                sample_id_key=self.options.sample_id_key,
-                labels_key=self.options.labels_key,
+                reader=self.reader,
                 tokenizer=self.options.tokenizer,
             )
 
-    def texts(self, batch: Any, labels: Tensor) -> list[Text] | None:
+    def texts(self, batch: TokenBatch) -> list[Text] | None:
         """Texts of a pool batch, where co-training can use them."""
-        return batch_texts(batch, labels, self.options.tokenizer) if self._cotraining else None
+        return batch_texts(batch, self.options.tokenizer) if self._cotraining else None
 
-    def begin(self, labels: Tensor, segments: Segments | None) -> None:
-        """Get ready for the forward and backward pass of a training batch.
-
-        Args:
-            labels: [B, T].
-            segments: where the samples lie in a packed batch; None: each is a row.
-        """
-        self.capture.begin(len(labels), segments=segments)
-        self.observer.begin(labels, segments)
+    def begin(self, batch: TokenBatch) -> None:
+        """Get ready for the forward and backward pass of a training batch."""
+        self.capture.begin(len(batch), segments=batch.segments)
+        self.observer.begin(batch.labels, batch.segments)
 
     def cancel(self) -> None:
         """Drop a micro-batch that had no backward pass."""

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.gradients import GradientCapture
-from influcoder_lightning.capture.losses import response_tokens, summed_losses
+from influcoder_lightning.capture.losses import response_tokens
 from influcoder_lightning.capture.packing import has_blocks
 from influcoder_lightning.capture.rows import RowBatch
-from influcoder_lightning.data.sample_ids import batch_labels
 from influcoder_lightning.errors import DataError
 
-_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 _PACKING_KEYS = ("segment_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens")
 
 
@@ -59,34 +57,6 @@ def feature_rows(
         captured.squared_norm.sqrt().cpu(),
         response_tokens(labels).cpu(),
         losses.detach().float().cpu(),
-    )
-
-
-def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int) -> Tensor:
-    """Mean response loss [B] of a causal LM on a batch, by our own cross-entropy.
-
-    Samples without a response token get 0.
-    """
-    labels = batch_labels(batch, labels_key)
-    return summed_losses(model(**model_inputs(batch), use_cache=False).logits, labels) / (
-        response_tokens(labels).clamp(min=1)
-    )
-
-
-def model_inputs(batch: Any) -> dict[str, Tensor]:
-    """The keyword arguments of a causal LM's forward that ``batch`` holds.
-
-    Raises:
-        DataError: there are no input ids.
-    """
-    if isinstance(batch, Mapping):
-        if "input_ids" in batch:
-            return {name: batch[name] for name in _MODEL_INPUTS if batch.get(name) is not None}
-    elif isinstance(batch, list | tuple) and isinstance(batch[0], Tensor):
-        return {"input_ids": batch[0]}
-    raise DataError(
-        "cannot tell the model's inputs in a batch of type "
-        f"{type(batch).__name__}: give it `input_ids`, or override `query_loss`."
     )
 
 

@@ -21,6 +21,12 @@ def response_tokens(labels: Tensor) -> Tensor:
     return (labels[:, 1:] != IGNORE_INDEX).sum(1)
 
 
+def aligned(logits: Tensor, labels: Tensor) -> bool:
+    """Whether logits [B, T, V] have a row for each sample and a position for each target."""
+    n = labels.shape[1] - 1
+    return logits.dim() == 3 and len(logits) == len(labels) and logits.shape[1] in (n, n + 1)
+
+
 def sample_weights(n_tokens: Tensor, reduction: LossReduction, batch: Any) -> Tensor:
     """Weights w [B] float64 with ``training loss = sum_i w_i * (mean response loss of sample i)``.
 
@@ -64,7 +70,8 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [B, T, V].
-        labels: [B, T], -100 where no loss is taken; shifted here, as causal LMs do.
+        labels: [B, T], -100 where no loss is taken; shifted here, as causal LMs do. Labels with one
+            column more than there are logits are those of a batch that was shifted before.
 
     Raises:
         DataError: a sample has no response token.
@@ -83,15 +90,15 @@ def summed_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
     The labels are shifted rather than the logits: so no logit is copied, forwards or backwards.
     """
-    targets = torch.full_like(labels, IGNORE_INDEX)
-    targets[:, :-1] = labels[:, 1:]
+    targets = labels.new_full(logits.shape[:2], IGNORE_INDEX)
+    targets[:, : labels.shape[1] - 1] = labels[:, 1:]
     token_losses = functional.cross_entropy(
         logits.flatten(0, 1).float(),
         targets.flatten(),
         ignore_index=IGNORE_INDEX,
         reduction="none",
     )
-    return token_losses.view(labels.shape).sum(1)
+    return token_losses.view(targets.shape).sum(1)
 
 
 @torch.no_grad()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from influcoder_lightning.capture.batches import TokenBatch
 from influcoder_lightning.capture.features import refuse_packed
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.losses import LossReduction, response_tokens, sample_weights
-from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.rows import RowBatch, Text, UpdateRows
-from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
 
 
@@ -22,58 +20,45 @@ class MicroBatch:
     """What must be known of a batch before its backward pass.
 
     Attributes:
+        batch: labels of S samples, and where they lie in a packed batch.
         ids: S sample ids.
-        labels: [S, L], one row per sample, also where the batch is packed.
         weights: [S] float64, the weight of each sample's loss in the training loss.
         loss_scale: factor on the training loss when it was run backward (accumulation, AMP).
         loss: the training loss that was run backward, or None before that.
-        segments: where the samples lie in a packed batch, else None.
     """
 
+    batch: TokenBatch
     ids: list[int | str]
-    labels: Tensor
     weights: Tensor
     loss_scale: float = 1.0
     loss: float | None = None
-    segments: Segments | None = None
 
     @classmethod
-    def read(
-        cls, batch: Any, *, sample_id_key: str, labels_key: str | int, reduction: LossReduction
-    ) -> MicroBatch:
-        """Read a training batch.
+    def of(cls, batch: TokenBatch, reduction: LossReduction) -> MicroBatch:
+        """What must be known of a training batch.
 
         Raises:
-            DataError: no ids, ids that do not match the rows or segments, no labels, packed rows
-                without `segment_ids`, or no response token at all.
+            DataError: no ids, ids that do not match the rows or segments, packed rows without
+                `segment_ids`, or no response token at all.
         """
-        labels = batch_labels(batch, labels_key)
-        segments = Segments.read(batch)
-        if segments is None:
-            refuse_packed(batch)
-        else:
-            labels = segments.labels(labels)
-            batch = {**batch, sample_id_key: segments.flat_ids(batch.get(sample_id_key, ()))}
-        ids = batch_sample_ids(batch, sample_id_key)
-        if len(ids) != len(labels):
-            raise DataError(
-                f"the batch carries {len(ids)} sample ids but {len(labels)} rows: every row needs "
-                "one id."
-            )
-        n_tokens = response_tokens(labels)
+        if batch.segments is None:
+            refuse_packed(batch.fields)
+        ids, n_tokens = batch.ids(), response_tokens(batch.labels)
         if not bool(n_tokens.any()):
             raise DataError(
                 f"a batch of {len(ids)} samples has no response token (all labels are -100 after "
                 f"the causal shift); first ids: {ids[:5]}. Its loss is undefined: drop these "
                 "samples or shorten their prompts."
             )
-        return cls(ids, labels, sample_weights(n_tokens, reduction, batch), segments=segments)
+        weights = sample_weights(n_tokens, reduction, batch.source)
+        return cls(batch, ids, weights)
 
     def beyond(self, n_rows: int | None) -> Tensor:
         """[S] bool: samples that lie behind the first ``n_rows`` rows of the batch (None: none)."""
         rows = torch.arange(len(self.ids))
-        if self.segments is not None:
-            rows = self.segments.index[:, 0].cpu() // self.segments.segment_ids.shape[1]
+        segments = self.batch.segments
+        if segments is not None:
+            rows = segments.index[:, 0].cpu() // segments.segment_ids.shape[1]
         return rows >= n_rows if n_rows is not None else torch.zeros(len(rows), dtype=torch.bool)
 
     def unit(self) -> Tensor:
@@ -94,7 +79,7 @@ class MicroBatch:
             self.ids,
             rows.sketch.cpu(),
             rows.squared_norm.sqrt().cpu(),
-            response_tokens(self.labels).cpu(),
+            response_tokens(self.batch.labels).cpu(),
             losses,
             texts,
             update,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influcoder_lightning.capture.losses import observed_losses
+from influcoder_lightning.capture.losses import aligned, observed_losses
 from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.errors import DataError
 
@@ -85,7 +85,13 @@ class LossObserver:
             self._segments.require_block_diagonal(kwargs, getattr(module, "config", None))
             self._verified = True
         logits = getattr(output, "logits", None)
-        rows = self._labels if self._segments is None else self._segments.segment_ids
-        if isinstance(logits, Tensor) and logits.shape[:2] == rows.shape:
+        if isinstance(logits, Tensor) and self._fits(logits):
             index = None if self._segments is None else self._segments.index
             self.losses = observed_losses(logits.detach(), self._labels, index)
+
+    def _fits(self, logits: Tensor) -> bool:
+        """Whether the logits belong to the batch at hand."""
+        assert self._labels is not None
+        if self._segments is None:
+            return aligned(logits, self._labels)
+        return logits.shape[:2] == self._segments.segment_ids.shape

@@ -79,8 +79,12 @@ class Segments:
         outside = ~self.valid.reshape(*self.valid.shape, *[1] * (rows.dim() - 2))
         return rows.masked_fill(outside, fill)
 
-    def labels(self, labels: Tensor) -> Tensor:
+    def labels(self, labels: Tensor, *, shifted: bool = False) -> Tensor:
         """Labels [B, T] as [S, L], each segment's own.
+
+        Args:
+            labels: of the rows.
+            shifted: the label at a position is its target, not that of the position before.
 
         Raises:
             DataError: another shape, a label on padding, or one on the first token of a segment,
@@ -93,7 +97,7 @@ class Segments:
             )
         ids = self.segment_ids
         target = labels[:, 1:] != IGNORE_INDEX
-        if bool((target & (ids[:, 1:] != ids[:, :-1])).any()):
+        if not shifted and bool((target & (ids[:, 1:] != ids[:, :-1])).any()):
             raise DataError(
                 "the batch is packed, and the first token of a sample (or padding after one) has "
                 "a label: the causal shift makes it a target of the sample before. Set the label "

@@ -9,6 +9,8 @@ that ``x, y = batch`` sees exactly what it saw before.
 """
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -78,6 +80,27 @@ class IdList(_IdCarrier, list):
 
 class IdTuple(_IdCarrier, tuple):
     """A tuple batch with the attribute ``sample_ids``."""
+
+
+@functools.cache
+def _named_carrier(kind: type) -> Any:
+    """A subclass of the named tuple ``kind`` with the attribute ``sample_ids``."""
+
+    def rebuilt(self: Any, items: Any) -> Any:
+        return _named_batch(kind, tuple(items), self.sample_ids)
+
+    def reduced(self: Any) -> Any:
+        return _named_batch, (kind, tuple(self), self.sample_ids)
+
+    return type(
+        f"Id{kind.__name__}", (_IdCarrier, kind), {"_rebuilt": rebuilt, "__reduce__": reduced}
+    )
+
+
+def _named_batch(kind: type, items: tuple[Any, ...], ids: list[SampleId]) -> Any:
+    batch = _named_carrier(kind)(*items)
+    batch.sample_ids = ids
+    return batch
 
 
 class SampleIdDataset(Dataset):
@@ -176,14 +199,20 @@ class SampleIdCollator:
         if isinstance(batch, Mapping):
             return {**batch, self.key: ids_for_batch(ids)}
         carrier: Any
-        if isinstance(batch, tuple) and not hasattr(batch, "_fields"):
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return _named_batch(type(batch), batch, ids)
+        if isinstance(batch, tuple):
             carrier = IdTuple(batch)
         elif isinstance(batch, list):
             carrier = IdList(batch)
+        elif dataclasses.is_dataclass(batch) and hasattr(batch, "__dict__"):
+            carrier = copy.copy(batch)
+            object.__setattr__(carrier, "sample_ids", ids)  # also where it is frozen
+            return carrier
         else:
             raise DataError(
                 f"the collate function returned a {type(batch).__name__}, which cannot carry "
-                "sample ids. Let it return a dict, a list or a plain tuple."
+                "sample ids. Let it return a dict, a list, a tuple or a dataclass."
             )
         carrier.sample_ids = ids
         return carrier
@@ -202,9 +231,10 @@ def collate_with_sample_ids(
     """Wrap a collate function so that the batch carries the ids of its samples.
 
     The inner collate (default: torch's ``default_collate``) sees plain samples without ids. A dict
-    batch gets ``batch[key]``, int64 tensor [B] or list of B strings; a list or tuple batch gets the
-    attribute ``sample_ids``, which survives worker processes, pinned memory and Lightning's batch
-    transfer. Slices and copies made by hand (``batch[:1]``, ``tuple(batch)``) lose it.
+    batch gets ``batch[key]``, int64 tensor [B] or list of B strings; a list, tuple, named tuple or
+    dataclass gets the attribute ``sample_ids``, which survives worker processes, pinned memory and
+    Lightning's batch transfer. Slices and copies made by hand (``batch[:1]``, ``tuple(batch)``)
+    lose it.
 
     Raises:
         DataError: When a sample has no id, or the batch is of a type that cannot carry ids.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influcoder_lightning.capture.features import causal_lm_losses, evaluating, feature_rows
+from influcoder_lightning.capture.features import evaluating, feature_rows
+from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data import collate_samples

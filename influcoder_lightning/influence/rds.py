@@ -16,7 +16,9 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 
-from influcoder_lightning.capture.features import evaluating, model_inputs
+from influcoder_lightning.capture.batches import BatchReader
+from influcoder_lightning.capture.features import evaluating
+from influcoder_lightning.capture.forward import model_inputs
 from influcoder_lightning.data import collate_samples, default_template, tokenize_rows
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ranking import Ranking
@@ -76,7 +78,8 @@ def hidden_states(
         for start in range(0, len(dataset), batch_size):
             stop = min(start + batch_size, len(dataset))
             batch = move_data_to_device(collate([dataset[i] for i in range(start, stop)]), device)
-            output = model(**model_inputs(batch), output_hidden_states=True, use_cache=False)
+            inputs = model_inputs(model, BatchReader().read(batch))
+            output = model(**inputs, output_hidden_states=True, use_cache=False)
             mask = batch["attention_mask"]
             weights = (mask.cumsum(1) * mask).float()
             weights = weights / weights.sum(1, keepdim=True)

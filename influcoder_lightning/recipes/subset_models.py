@@ -14,7 +14,8 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from influcoder_lightning.capture.features import causal_lm_losses, evaluating
+from influcoder_lightning.capture.features import evaluating
+from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.counterfactual.retraining import Job, Trainer
 from influcoder_lightning.data import collate_samples
 from influcoder_lightning.finetune import train

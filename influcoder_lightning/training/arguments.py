@@ -23,16 +23,27 @@ def resolve_reduction(reduction: Any) -> LossReduction:
         ConfigError: neither, or nothing there.
     """
     if isinstance(reduction, str) and "." in reduction:
-        module, _, name = reduction.rpartition(".")
-        try:
-            reduction = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"`loss_reduction={reduction!r}` looks like the path of a function, but cannot be "
-                f"imported: {error}."
-            ) from error
+        reduction = resolve_function(reduction, "loss_reduction")
     check_reduction(reduction)
     return reduction
+
+
+def resolve_function(function: Any, option: str) -> Any:
+    """``"package.module.function"`` as that function; anything else as it is.
+
+    Raises:
+        ConfigError: nothing there.
+    """
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"`{option}={function!r}` looks like the path of a function, but cannot be "
+            f"imported: {error}."
+        ) from error
 
 
 def check_queries(batches: Any, source: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import oracle_gradient, relative_error, tiny_peft, tokens
 
-from influcoder_lightning.capture.features import causal_lm_losses, feature_rows
+from influcoder_lightning.capture.features import feature_rows
+from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError

@@ -10,6 +10,7 @@ from conftest import FineTuning, oracle_gradient, relative_error, tiny_peft, tok
 from torch.utils.data import DataLoader
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
+from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.features import feature_rows
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
@@ -57,6 +58,10 @@ def block_mask(segment_ids, kind=torch.bool):
     return torch.zeros(allowed.shape, dtype=kind).masked_fill(~allowed, torch.finfo(kind).min)
 
 
+def read(batch, reduction):
+    return MicroBatch.of(BatchReader().read(batch), reduction)
+
+
 def run(batch, model=None, reduction="token_mean", forward=None, **inputs):
     """A training step on ``batch``: ids, rows in each sample's own unit, losses, training loss."""
     model = model or tiny_peft()
@@ -65,11 +70,9 @@ def run(batch, model=None, reduction="token_mean", forward=None, **inputs):
     observer = LossObserver(model)
     capture.attach()
     observer.attach()
-    micro = MicroBatch.read(
-        batch, sample_id_key="sample_id", labels_key="labels", reduction=reduction
-    )
-    capture.begin(len(micro.ids), segments=micro.segments)
-    observer.begin(micro.labels, micro.segments)
+    micro = read(batch, reduction)
+    capture.begin(len(micro.ids), segments=micro.batch.segments)
+    observer.begin(micro.batch.labels, micro.batch.segments)
     known = {name: batch[name] for name in ("input_ids", "labels")}
     loss = (forward or model)(**known, **inputs).loss
     capture.begin_backward()
@@ -236,20 +239,17 @@ def swapped(row):
 )
 def test_damaged_packing_is_refused(changes, words):
     with pytest.raises(DataError, match=words):
-        MicroBatch.read(
-            packed(**changes), sample_id_key="sample_id", labels_key="labels", reduction="sum"
-        )
+        read(packed(**changes), "sum")
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
 def test_a_mask_of_blocks_without_segment_ids_is_refused(kind):
     batch = packed(position_ids=None, sample_id=[0, 1, 2])
     segment_ids = batch.pop("segment_ids")
-    read = {"sample_id_key": "sample_id", "labels_key": "labels", "reduction": "sum"}
     with pytest.raises(DataError, match=r"4-D attention_mask of several blocks.*segment_ids"):
-        MicroBatch.read(batch | {"attention_mask": block_mask(segment_ids, kind)}, **read)
+        read(batch | {"attention_mask": block_mask(segment_ids, kind)}, "sum")
     plain = block_mask(torch.ones_like(segment_ids), kind)  # causal: one sample per row
-    assert len(MicroBatch.read(batch | {"attention_mask": plain}, **read).ids) == 3
+    assert len(read(batch | {"attention_mask": plain}, "sum").ids) == 3
 
 
 def test_packed_queries_are_refused():
@@ -263,7 +263,7 @@ def test_a_label_on_padding_is_refused():
     batch = packed()
     batch["labels"][:, -1] = 5
     with pytest.raises(DataError, match="padding token"):
-        MicroBatch.read(batch, sample_id_key="sample_id", labels_key="labels", reduction="sum")
+        read(batch, "sum")
 
 
 def test_texts_are_each_segments_own():
@@ -272,8 +272,8 @@ def test_texts_are_each_segments_own():
             return [" ".join(map(str, row)) for row in rows]
 
     batch = packed()
-    micro = MicroBatch.read(batch, sample_id_key="sample_id", labels_key="labels", reduction="sum")
-    for text, sample in zip(batch_texts(batch, micro.labels, Tokenizer()), SAMPLES, strict=True):
+    micro = read(batch, "sum")
+    for text, sample in zip(batch_texts(micro.batch, Tokenizer()), SAMPLES, strict=True):
         response = sample["labels"] != -100
         prompt = sample["attention_mask"].bool() & ~response
         assert text["prompt"] == " ".join(map(str, sample["input_ids"][prompt].tolist()))
@@ -302,8 +302,6 @@ def test_a_packed_training_run(tmp_path):
 
 
 def test_repeated_rows_of_a_packed_batch():
-    micro = MicroBatch.read(
-        packed(), sample_id_key="sample_id", labels_key="labels", reduction="token_mean"
-    )
+    micro = read(packed(), "token_mean")
     assert micro.beyond(2).tolist() == [False] * 5 + [True] * 2
     assert not micro.beyond(None).any()
