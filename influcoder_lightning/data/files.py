@@ -8,6 +8,16 @@ from pathlib import Path
 # declare terabytes, and would take all memory before a parser says anything.
 LONGEST = 2**26
 
+_UNPACKED_FREE = 2**26
+
+
+def most_unpacked(path: str | os.PathLike[str], times: int) -> int:
+    """Bytes that a packed file may unpack to: 64 MiB, and so many times its own size.
+
+    What packs better than its kind does was made to fill a memory.
+    """
+    return _UNPACKED_FREE + times * os.stat(path).st_size
+
 
 def why_no_file(path: str | os.PathLike[str]) -> str:
     """Why this is no file that can be read to its end; empty where it is one.

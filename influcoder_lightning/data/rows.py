@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from influcoder_lightning.data.files import LONGEST, why_no_file
+from influcoder_lightning.data.files import LONGEST, most_unpacked, why_no_file
 from influcoder_lightning.data.ids import is_canonical_int, unwritable
 from influcoder_lightning.data.json_forms import json_form
 from influcoder_lightning.errors import ConfigError, DataError
@@ -26,6 +26,9 @@ Row = dict[str, Any]
 UnreadRow = Callable[[], Row]
 """Parses and checks one row; raises the errors of `load_rows`."""
 
+_TIMES = (
+    64  # its own size that a .gz may unpack to; rows that share a long prompt pack to a fiftieth
+)
 _REQUIRED = ("prompt", "response")
 _OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
 
@@ -137,17 +140,25 @@ def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
 
 
 def _jsonl_rows(path: Path) -> Iterator[UnreadRow]:
-    blank = 0
+    blank, size = 0, 0
+    packed = path.suffix == ".gz"
     try:
-        file: Any = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
+        file: Any = (gzip.open if packed else open)(path, "rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
+    most = most_unpacked(path, _TIMES) if packed else math.inf
     # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
     with file:
         for number in count(1):
             where = f"{path}:{number}"
             if not (line := _line(file, where)):
                 return
+            size += len(line)
+            if size > most:
+                raise DataError(
+                    f"{where}: unpacks to more than {most:,} bytes, {_TIMES} times what the file "
+                    "has. If it is meant to, unpack it first."
+                )
             if not line.strip():
                 blank = blank or number
                 continue

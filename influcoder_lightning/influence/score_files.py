@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import ranking_file
-from influcoder_lightning.influence.ids import as_id_array, id_keys, parse_ids
+from influcoder_lightning.influence.ids import id_keys, parse_ids
+from influcoder_lightning.influence.parquet_scores import read_parquet
 from influcoder_lightning.influence.ranking import Ranking
 
 # JSON takes ten times its size in memory; what is larger can be given as shards.
@@ -104,23 +105,8 @@ def _csv(path: Path) -> Shard:
 
 
 def _parquet(path: Path) -> Shard:
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path)
-    except ImportError as error:
-        raise RankingError(f"{path}: reading Parquet needs `pip install pyarrow`") from error
-    except Exception as error:
-        raise RankingError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
-    if missing := {"sample_id", "score"} - set(frame.columns):
-        raise RankingError(f"{path} has no column {', '.join(sorted(missing))}")
-    if not pd.api.types.is_numeric_dtype(frame["score"]):
-        raise RankingError(f"{path}: column score is {frame['score'].dtype}; expected numbers")
-    try:
-        keys = id_keys(as_id_array(frame["sample_id"]))
-    except RankingError as error:
-        raise RankingError(f"{path}: {error}") from error
-    return Shard(frame["score"].to_numpy(np.float64, na_value=np.nan), keys)
+    keys, scores = read_parquet(path)
+    return Shard(scores, keys)
 
 
 def _json(path: Path) -> Shard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -104,33 +105,40 @@ def test_shards_are_joined_in_order(tmp_path):
         (["4", "2"], {4: 1.0, 2: 2.0}),
     ],
 )
-def test_parquet(tmp_path, monkeypatch, ids, expected):
-    """With pandas' reader replaced: a Parquet engine is no dependency."""
-    (tmp_path / "s.parquet").write_text("")
+def test_parquet(tmp_path, ids, expected):
     frame = pd.DataFrame({"sample_id": ids, "score": [1.0, 2.0], "more": 0})
-    monkeypatch.setattr(pd, "read_parquet", lambda path: frame)
-    assert by_id(load_scores(tmp_path / "s.parquet")) == expected
+    path = tmp_path / "s.parquet"
+    for options in ({}, {"compression": "zstd"}, {"use_dictionary": False}, {"row_group_size": 1}):
+        frame.to_parquet(path, **options)
+        assert by_id(load_scores(path)) == expected
     for column, value, words in (
         ("score", ["high", "low"], "column score is"),
-        ("sample_id", [1.5, 2.5], "position 0 is 1.5"),
-        ("sample_id", ["a", "a"], "repeated"),
+        ("sample_id", [1.5, 2.5], "column sample_id is double"),
+        ("sample_id", ["a", "a"], "the id 'a' occurs twice"),
+        ("sample_id", [3, 3], "repeated"),
+        ("sample_id", ["a", None], "position 1 is None"),
     ):
-        broken = frame.assign(**{column: value})
-        monkeypatch.setattr(pd, "read_parquet", lambda path, broken=broken: broken)
+        frame.assign(**{column: value}).to_parquet(path)
         with pytest.raises(RankingError, match=words):
-            load_scores(tmp_path / "s.parquet")
-    monkeypatch.setattr(pd, "read_parquet", lambda path: frame.drop(columns="score"))
+            load_scores(path)
+    frame.drop(columns="score").to_parquet(path)
     with pytest.raises(RankingError, match="no column score"):
-        load_scores(tmp_path / "s.parquet")
+        load_scores(path)
+
+
+def test_ids_of_several_pieces_of_a_parquet_file(tmp_path):
+    n = 150_000  # more than are read at a time
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"sample_id": [f"row-{i}" for i in range(n)], "score": rng.normal(size=n)})
+    frame.to_parquet(tmp_path / "s.parquet")
+    ranking = load_scores(tmp_path / "s.parquet")
+    assert ranking.sample_ids.tolist() == frame.sample_id.tolist()
+    assert ranking.scores.tolist() == frame.score.tolist()
 
 
 def test_parquet_needs_an_engine_and_says_so(tmp_path, monkeypatch):
     (tmp_path / "s.parquet").write_text("")
-
-    def missing(path):
-        raise ImportError("no engine")
-
-    monkeypatch.setattr(pd, "read_parquet", missing)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(RankingError, match="pip install pyarrow"):
         load_scores(tmp_path / "s.parquet")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from influcoder_lightning.errors import DataError
 
 NAME = "rows.jsonl"
 GOOD = b'{"prompt": "p", "response": "r"}\n'
+_PADDED = GOOD.rstrip().ljust(2**14 - 1) + b"\n"
 
 
 def row(**fields: Any) -> bytes:
@@ -95,6 +97,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a pickle": (file_of(NAME, canary_pickle), ":1: "),
     "a pickle of rows": (file_of(NAME, pickle.dumps([json.loads(GOOD)])), ":1: not UTF-8"),
     "gzip": (file_of(NAME, b"\x1f\x8b\x08\x00" + bytes(60)), ":1: not UTF-8"),
+    "a gzip that unpacks a thousandfold": (
+        file_of(f"{NAME}.gz", gzip.compress(_PADDED * 5120)),
+        "unpacks to more than",
+    ),
     "a CSV": (file_of(NAME, b"prompt,response\np,r\n"), ":1: no valid JSON"),
     "old Macintosh line ends": (file_of(NAME, GOOD.replace(b"\n", b"\r") * 2), "no valid JSON"),
     "absent": (lambda folder: folder / NAME, "no such file"),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from corpus import (
     Canary,
@@ -62,6 +64,59 @@ def torch_of(value: Callable[[Path], Any], **options: Any) -> Callable[[Path], b
         return buffer.getvalue()
 
     return content
+
+
+def parquet(ids: Any, beside: str = "", **options: Any) -> Callable[[Path], bytes]:
+    """Ids with scores, and a column that nobody needs."""
+
+    def content(folder: Path) -> bytes:
+        columns = {"sample_id": ids, "score": np.arange(len(ids), dtype="f8")}
+        table = pa.table(columns | ({"beside": [beside] * len(ids)} if beside else {}))
+        if encoding := options.pop("column_encoding", None):
+            options["column_encoding"] = {"sample_id": encoding}
+        sink = io.BytesIO()
+        pq.write_table(table, sink, **options)
+        return sink.getvalue()
+
+    return content
+
+
+_REPEATED = pa.DictionaryArray.from_arrays(np.zeros(10_000, "i4"), ["x" * 2**19])
+_BEGINNINGS = [f"{'x' * 2**18}{i}" for i in range(100)]
+
+
+def parquet_of_nulls(n: int) -> Callable[[Path], bytes]:
+    """A small file of many rows, none of which has a value."""
+
+    def content(folder: Path) -> bytes:
+        sink = io.BytesIO()
+        some = 10**6
+        columns = {"sample_id": pa.nulls(some, pa.int64()), "score": pa.nulls(some, pa.float64())}
+        table = pa.table(columns)
+        with pq.ParquetWriter(sink, table.schema) as writer:
+            for _ in range(n // some):
+                writer.write_table(table)
+        return sink.getvalue()
+
+    return content
+
+
+def lying_parquet(folder: Path) -> bytes:
+    """A page of 80 MB whose footer tells of a kilobyte."""
+    honest = parquet(["0" * 5 * 2**24], use_dictionary=False, compression="zstd")(folder)
+    sink = io.BytesIO(honest)
+    size = pq.ParquetFile(sink).metadata.row_group(0).column(0).total_uncompressed_size
+
+    def zigzag(value: int) -> bytes:
+        value, out = value * 2, b""
+        while value > 127:
+            value, out = value >> 7, out + bytes([value & 127 | 128])
+        return out + bytes([value])
+
+    at = honest.rindex(zigzag(size))  # of the footer; padded, so that nothing moves
+    short = zigzag(size)
+    small = bytes([short[0] & 127 | 128] + [128] * (len(short) - 2) + [0])
+    return honest[:at] + small + honest[at + len(short) :]
 
 
 def object_array(folder: Path) -> bytes:
@@ -174,6 +229,21 @@ PARQUET: dict[str, tuple[Any, str]] = {
     "magic only": (b"PAR1", "cannot be read as Parquet"),
     "a footer of 2 GB": (b"PAR1" + (2**31 - 1).to_bytes(4, "little") + b"PAR1", "as Parquet"),
     "a footer of rubbish": (b"PAR1" + b"\xff" * 40 + b"\x28\0\0\0PAR1", "as Parquet"),
+    "one text four thousand times": (parquet(_REPEATED), "occurs twice"),
+    "one long beginning a thousand times": (
+        parquet(_BEGINNINGS, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"),
+        "DELTA_BYTE_ARRAY",
+    ),
+    "zeros that pack a thousandfold": (
+        parquet(["0" * 5 * 2**24], use_dictionary=False, compression="zstd"),
+        "may unpack to",
+    ),
+    "as many rows as fit": (parquet_of_nulls(2 * 10**7), "may unpack to"),
+    "pages larger than the footer says": (lying_parquet, "pages"),
+    "a column beside that packs a thousandfold": (
+        parquet(["a", "a"], beside="0" * 5 * 2**24, compression="zstd"),
+        "occurs twice",
+    ),
 }
 
 SHARDS: dict[str, tuple[list[Any], str]] = {
