@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
@@ -307,17 +308,34 @@ class Valuation:
 
     def query_rows(
         self, batches: Iterable[Any], loss_function: Callable[[Any], Tensor]
-    ) -> RowBatch:
-        """Features of all query samples now, see `query_features`."""
+    ) -> RowBatch | None:
+        """Features of all query samples now, see `query_features`.
+
+        None, with a warning, where the training has diverged: there are none any more.
+        """
         with self.timed():
-            return query_features(
-                self.capture,
-                self.model,
-                batches,
-                loss_function,
-                reader=self.reader,
-                tokenizer=self.options.tokenizer,
-            )
+            try:
+                return query_features(
+                    self.capture,
+                    self.model,
+                    batches,
+                    loss_function,
+                    reader=self.reader,
+                    tokenizer=self.options.tokenizer,
+                )
+            except DataError:
+                if not (self.recorder.n_windows and self._diverged()):
+                    raise
+        rank_zero_warn(
+            "influcoder: the weights of the adapter are no finite numbers any more (the training "
+            "diverged; in 16-true, AdamW's eps=1e-8 is 0), so its queries have no gradient. Rows "
+            "of before stay valid, within the windows of before."
+        )
+        return None
+
+    def _diverged(self) -> bool:
+        weights = (linear.module.weight for linear in self.capture.linears)
+        return not all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def texts(self, batch: TokenBatch) -> list[Text] | None:
         """Texts of a pool batch, where co-training can use them."""

@@ -81,7 +81,8 @@ class _Projected:
 
     def add(self, linear: LoraLinear, rows: Tensor) -> None:
         if self.sketch is None:
-            self.sketch = torch.zeros((len(rows), self._projector.dim), device=rows.device)
+            shape = (len(rows), self._projector.dim)
+            self.sketch = torch.zeros(shape, dtype=torch.float32, device=rows.device)
         self._norms.append(torch.linalg.vector_norm(rows, dim=(1, 2)))
         self._projector.add(self.sketch, linear, rows)
 
@@ -115,7 +116,7 @@ class GradientCapture:
         self.seconds = 0.0
         self._handles: list[Any] = []
         self._armed = self._compiled = False
-        self._memory = torch.empty(0)
+        self._memory = torch.empty(0, dtype=torch.float32)
         self._anchor: Tensor | None = None
         self._unit: Tensor | None = None
         self._segments: Segments | None = None
@@ -167,7 +168,7 @@ class GradientCapture:
         self._segments = segments
         self._armed = True
         if own_backward:
-            self._anchor = torch.zeros((), requires_grad=True)
+            self._anchor = torch.zeros((), dtype=torch.float32, requires_grad=True)
 
     def begin_backward(self, unit: Tensor | None = None) -> None:
         """Say that the forward is over: later calls of a module are recomputations.
@@ -348,7 +349,7 @@ class GradientCapture:
         shape = (len(d), first.shape[2], second.shape[2])
         n = shape[0] * shape[1] * shape[2]
         if self._memory.numel() < n or self._memory.device != d.device:
-            self._memory = torch.empty(n, device=d.device)
+            self._memory = torch.empty(n, dtype=torch.float32, device=d.device)
         rows = self._memory[:n].view(shape)
         torch.bmm(first.transpose(1, 2), second, out=rows)
         return rows.transpose(1, 2) if turned else rows

@@ -69,7 +69,11 @@ class LossObserver:
                 "cannot be told whether attention keeps the samples apart. Call the model itself "
                 "in `training_step`, or use one sample per row."
             )
-        return torch.full((batch_size,), float("nan")) if losses is None else losses.cpu()
+        return (
+            torch.full((batch_size,), float("nan"), dtype=torch.float32)
+            if losses is None
+            else losses.cpu()
+        )
 
     def _hook(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
         if self._labels is None or self.losses is not None or not torch.is_grad_enabled():

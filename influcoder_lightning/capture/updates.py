@@ -174,7 +174,7 @@ class SgdRule(UpdateRule):
         )
 
 
-_NOTHING = torch.zeros(())  # a mean before the first step
+_NOTHING = torch.zeros((), dtype=torch.float32)  # a mean before the first step
 # Not their subclasses, which may do anything in their step.
 _RULES: dict[type[Optimizer], type[UpdateRule]] = {
     torch.optim.Adam: AdamRule,

@@ -159,7 +159,7 @@ class CoTraining:
             "steps": self._steps,
             "text_loss": self.text_loss,
         }
-        empty = torch.zeros(0, width)
+        empty = torch.zeros(0, width, dtype=torch.float32)
         tensors = {
             "rows": torch.stack([row.sketch for row in rows]) if rows else empty,
             "unfitted": torch.cat([empty, *self._unfitted]),

@@ -43,10 +43,10 @@ class GradientTower:
     def __init__(self, sketch_dim: int, code_dim: int) -> None:
         self.sketch_dim, self.code_dim = sketch_dim, code_dim
         self.versions: list[Tensor] = []
-        self._basis = torch.zeros(code_dim, sketch_dim)
+        self._basis = _float32(code_dim, sketch_dim)
         self._stale = False
-        self._values = torch.zeros(0)
-        self._vectors = torch.zeros(0, sketch_dim)
+        self._values = _float32(0)
+        self._vectors = _float32(0, sketch_dim)
 
     @property
     def basis(self) -> Tensor:
@@ -119,7 +119,7 @@ class GradientTower:
         self._basis, self._stale = state["basis"], bool(state["stale"])
 
     def _aligned(self) -> Tensor:
-        padded = torch.zeros(self.code_dim, self.sketch_dim)
+        padded = _float32(self.code_dim, self.sketch_dim)
         padded[: len(self._vectors)] = self._vectors
         if not bool(self._basis.any()):
             return padded
@@ -152,7 +152,7 @@ class RandomProjection(GradientTower):
         """See `GradientTower.project`."""
         if self.sketch_dim > few_blocks(sketches.device) * self.code_dim:
             return super().project(sketches)  # the matrix is small, and hashing slow
-        codes = torch.zeros(len(sketches), self.code_dim)
+        codes = _float32(len(sketches), self.code_dim)
         self._hash.add(codes, self._layer, sketches.float()[:, None])
         return codes / _lengths(sketches)
 
@@ -162,6 +162,11 @@ class RandomProjection(GradientTower):
 
     def fit(self, sketches: Tensor, weight: float = 1.0) -> None:
         """Nothing to learn."""
+
+
+def _float32(*shape: int) -> Tensor:
+    """Zeros whose precision does not follow the training's, which may set the default."""
+    return torch.zeros(shape, dtype=torch.float32)
 
 
 def _lengths(sketches: Tensor) -> Tensor:

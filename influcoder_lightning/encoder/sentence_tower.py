@@ -62,6 +62,7 @@ class SentenceTower:
 
         width = encoder.get_embedding_dimension()
         self.dense = Dense(width, code_dim, bias=True, activation_function=nn.Identity())
+        self.dense.to(next(encoder.parameters()).dtype)  # not the training's default dtype
         # Work on the trunk's modules without its final Normalize, which would scale nothing.
         trunk = [m for m in encoder if type(m).__name__ != "Normalize"]
         self.model = SentenceTransformer(modules=[*trunk, self.dense], device=str(encoder.device))

@@ -76,7 +76,7 @@ def capture_exact(
 
 def project(projector: Projector, linears: Sequence[LoraLinear], gradients: Tensor) -> Tensor:
     """What a projector makes of uncompressed gradients [n, P]: [n, dim] float32."""
-    sketch = torch.zeros(len(gradients), projector.dim)
+    sketch = torch.zeros((len(gradients), projector.dim), dtype=torch.float32)
     for linear in linears:
         columns = slice(linear.offset, linear.offset + linear.numel)
         projector.add(sketch, linear, gradients[:, columns].unflatten(1, linear.shape))

@@ -43,7 +43,8 @@ class AdamMoments:
 
 def no_moments(size: int) -> AdamMoments:
     """The state before the first step."""
-    return AdamMoments(torch.zeros(size), torch.zeros(size), 0)
+    first, second = torch.zeros((2, size), dtype=torch.float32)
+    return AdamMoments(first, second, 0)
 
 
 class KeepMoments(Callback):
