@@ -223,6 +223,7 @@ class InfluenceCallback(Checkpointed):
         if stage != "fit":
             return
         self._given_up = self._all_gave_up = False
+        self._forget_checkpoint()
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 "`InfluenceCallback` needs automatic optimization, but "
@@ -248,6 +249,7 @@ class InfluenceCallback(Checkpointed):
         self._gradients: CapturedRows | None = None
         self._queries: RowBatch | None = None
         self._window_start: tuple[int, int] | None = None
+        self._check_resume(trainer)
         pointer, self._resume, self._pointer = self._resume, None, None
         folder = self._folder(trainer, pointer)
         self._query_batches = self.query_dataloader
@@ -285,6 +287,7 @@ class InfluenceCallback(Checkpointed):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Open a window where one starts; get ready for this micro-batch."""
+        self._batch_open = True
         if self._boundary and self._window_starts(trainer):
             self._take_queries(trainer, pl_module)
             self._agree(trainer)
@@ -323,12 +326,9 @@ class InfluenceCallback(Checkpointed):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hand the rows on; co-train where the schedule says so."""
-        self._take_rows(trainer)
-        if self._boundary:
-            self._agree(trainer)
-            self._end_step(trainer)
-            if not self._given_up and logs_now(trainer):
-                pl_module.log_dict(self._metrics(), batch_size=1, prog_bar=self.prog_bar)
+        self._finish_batch(trainer)
+        if self._boundary and not self._given_up and logs_now(trainer):
+            pl_module.log_dict(self._metrics(), batch_size=1, prog_bar=self.prog_bar)
 
     @valuing
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -363,6 +363,7 @@ class InfluenceCallback(Checkpointed):
         """Keep what was captured, say that it is incomplete, leave no hook behind."""
         valuation = self._valuation
         if valuation is not None:
+            self._save_for_exception(trainer)
             valuation.abort(trainer.global_step, f"{type(exception).__name__}: {exception}")
         self._release()
 

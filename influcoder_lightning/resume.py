@@ -161,6 +161,14 @@ def refuse_pointer(folder: Path, pointer: Mapping[str, Any]) -> None:
         )
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether a run in ``folder`` began, and was not closed."""
+    store = folder / schema.FILE_NAME
+    if not os.path.exists(run_file(folder)):
+        return False
+    return not (store.exists() and read_attributes(store)["complete"])
+
+
 def restore(
     folder: Path, recorder: Recorder, processes: Processes, pointer: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.resume import unfinished
 from influcoder_lightning.training.failure import FailurePolicy, valuing
+from influcoder_lightning.training.place import Place, go_on, place_of
 
 
 class Checkpointed(FailurePolicy):
     """A callback whose valuation goes on with ``trainer.fit(..., ckpt_path=...)``.
 
-    The checkpoint holds a small pointer; towers, buffers and sketches lie beside the store.
+    The checkpoint holds a small pointer; towers, buffers and sketches lie beside the store. What
+    Lightning itself would go on with wrongly is put right in the checkpoint, see `place`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._resume: dict[str, Any] | None = None
         self._pointer: dict[str, Any] | None = None
+        self._place: Place | None = None
+        self._trouble: StoreError | None = None
         self._boundary = True
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Make every row before this checkpoint durable, and let it point to what it needs."""
+        place = place_of(checkpoint["loops"]["fit_loop"])
+        if place is not None and place.in_hooks:  # another callback saves before ours had its turn
+            self._finish_batch(trainer)
         self._save_state(trainer)
         if self._pointer is not None and self._pointer["step"] == trainer.global_step:
             checkpoint["callbacks"][self.state_key] = self._pointer
@@ -34,8 +46,115 @@ class Checkpointed(FailurePolicy):
         """Remember where the checkpoint's valuation is; the training starts from there."""
         self._resume = state_dict
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let Lightning go on from the place in the data that the checkpoint stands for."""
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        pointer = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn != TrainerFn.FITTING or pointer is None:
+            return
+        self._place = place_of(loop)
+        try:
+            if self._place is None:
+                raise StoreError(
+                    "the checkpoint does not say where in the data it stands, so that no run can "
+                    "go on from it. It needs the loops of Lightning 2.0 or later."
+                )
+            step = pointer.get("step", checkpoint.get("global_step"))
+            if step != checkpoint.get("global_step"):
+                raise StoreError(
+                    f"the checkpoint is of step {checkpoint.get('global_step')}, but its valuation "
+                    f"of step {step}. Resume from another one."
+                )
+            go_on(loop, self._place)
+        except StoreError as error:
+            self._trouble = error  # raised where `on_error` is heard, when the training starts
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close a valuation that was interrupted when nothing was left to train."""
+        pointer = self._resume
+        if pointer is None or not unfinished(self._folder(trainer, pointer)):
+            return
+        rank_zero_info("influcoder: nothing is left to train; the valuation is closed.")
+        self.on_train_start(trainer, pl_module)
+        self.on_train_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a resumed epoch that its loader did not go on with."""
+        place, self._place = self._place, None
+        if place is not None:
+            self._check_epoch(trainer, place)
+
+    @valuing
+    def _check_epoch(self, trainer: Trainer, place: Place) -> None:
+        n, expected = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
+        ended = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if n < expected != float("inf") and not ended:
+            raise StoreError(
+                f"the training was resumed at batch {place.batch} of an epoch of {expected}, but "
+                f"the data loader ended it after {n}: its state does not lead on from this "
+                "checkpoint. Use influcoder_lightning.data.EpochLoader, or resume from a "
+                "checkpoint that was saved elsewhere in the epoch."
+            )
+
+    def _forget_checkpoint(self) -> None:
+        """What an earlier ``validate`` or ``fit`` loaded is not gone on from."""
+        self._resume = self._place = self._trouble = None
+
+    def _check_resume(self, trainer: Trainer) -> None:
+        """Raise what was wrong with the checkpoint; warn where a loader begins again.
+
+        Raises:
+            StoreError: the checkpoint's parts do not belong together.
+        """
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
+        place, loader = self._place, trainer.train_dataloader
+        if place is None or not place.batch or hasattr(loader, "load_state_dict"):
+            return
+        rank_zero_warn(
+            f"influcoder: the training goes on behind batch {place.batch} of its epoch "
+            f"{place.epoch}, but {type(loader).__name__} cannot: it begins at its first batch "
+            "again. The rows are right, each is what was trained on; but in this epoch some "
+            "samples may come twice and others not at all, unlike in a run that never stopped. "
+            "influcoder_lightning.data.EpochLoader goes on where it was."
+        )
+
     def _progress(self) -> dict[str, Any]:
         """What the callback itself must know to go on, as JSON values."""
+        raise NotImplementedError
+
+    def _folder(self, trainer: Trainer, pointer: dict[str, Any] | None) -> Path:
+        """Where the store is."""
+        raise NotImplementedError
+
+    def _finish_batch(self, trainer: Trainer) -> None:
+        """Hand on the rows of the batch that was trained on last, unless that has been done."""
+        raise NotImplementedError
+
+    def _save_for_exception(self, trainer: Trainer) -> None:
+        """Keep the state for a checkpoint that is about to be saved because of an exception.
+
+        Not between an optimizer step and the end of its batch, whose rows would be missing, and
+        not with several processes, of which the others may be somewhere else.
+        """
+        saving = any(
+            isinstance(callback, OnExceptionCheckpoint)
+            or getattr(callback, "save_on_exception", False)
+            for callback in trainer.checkpoint_callbacks
+        )
+        if not saving or trainer.world_size > 1:
+            return
+        place = place_of(trainer.fit_loop.state_dict())
+        if place is not None and place.in_hooks:
+            self._finish_batch(trainer)
+        if self._whole(trainer):
+            self._save_state(trainer)
+
+    def _whole(self, trainer: Trainer) -> bool:
+        """Whether the rows are those of all optimizer steps."""
         raise NotImplementedError
 
     @valuing
@@ -49,10 +168,11 @@ class Checkpointed(FailurePolicy):
                 "Lightning does not keep their gradients, so a run resumed from it differs from "
                 "this one."
             )
-        moment = [trainer.global_step, valuation.n_rows, valuation.recorder.n_windows]
+        progress = self._progress()
+        moment = [trainer.global_step, valuation.n_rows, valuation.recorder.n_windows, progress]
         if self._pointer is None or self._pointer["moment"] != moment:
             self._pointer = {
-                **valuation.save_state(self._progress()),
+                **valuation.save_state(progress),
                 "folder": str(valuation.folder),
                 "step": trainer.global_step,
                 "moment": moment,
