@@ -263,6 +263,7 @@ class InfluenceCallback(Checkpointed):
             "precision": str(trainer.precision),
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "mode": "training",
+            "depends_on": self.depends_on(trainer, pl_module),
         }
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         valuation = Valuation(pl_module, folder, self.options, config, pointer, optimizer)

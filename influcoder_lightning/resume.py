@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.recorder import Recorder
@@ -44,6 +46,7 @@ _MAY_CHANGE = {
     "segment_seconds",
     "tokenizer",
 }
+_FACTS = "depends_on"
 _ADDED = {  # options that runs of earlier releases do not name
     "optimizer_features": False,
     "labels_shifted": False,
@@ -245,16 +248,57 @@ def _adopt(
     }
 
 
+def refuse_changes(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with the run in ``folder`` where what its rows depend on has changed.
+
+    For those who know before a checkpoint is loaded; `rewind` compares the same facts again.
+
+    Args:
+        folder: of a store; one without a run is for others to refuse.
+        facts: as ``InfluenceCallback.depends_on`` gives them, or some of them.
+
+    Raises:
+        StoreError: they differ; all differences are listed.
+    """
+    if os.path.exists(run_file(folder)):
+        config = read_description(folder)["store"]["attributes"]["config"]
+        _refuse(_differing_facts(config.get(_FACTS, {}), facts))
+
+
 def _refuse_differences(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     before, now = _comparable(found), _comparable(current)
     differences = [
-        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        _difference(name, before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+    kept, facts = (run["store"]["attributes"]["config"].get(_FACTS, {}) for run in (found, current))
+    _refuse(differences + _differing_facts(kept, facts))
+    if unknown := sorted(facts.keys() - kept.keys()):
+        rank_zero_warn(
+            "influcoder: the run was begun by another release, which did not keep "
+            f"{', '.join(unknown)}: whether they are still the same cannot be checked."
+        )
+
+
+def _differing_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        _difference(name, before[name], now[name])
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
+    ]
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if all(isinstance(value, str) and len(value) == 64 for value in (before, now)):
+        return f"{name}: its content has changed"  # two hashes say nothing to people
+    return f"{name}: {before!r:.200} -> {now!r:.200}"
+
+
+def _refuse(differences: Sequence[str]) -> None:
     if differences:
         raise StoreError(
-            "the run cannot go on with other settings than it began with: "
+            "the run cannot go on with other settings or data than it began with: "
             f"{'; '.join(differences[:10])}. Use the old ones, or start again in another folder."
         )
 
@@ -268,7 +312,7 @@ def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     values["projector_version"] = attributes["projector"]["version"]
     layers = [list(layer) for layer in store["layers"]]
     values |= {"layers": layers, "code_dim": store["code_dim"], "sketch_dim": store["sketch_dim"]}
-    return {name: value for name, value in values.items() if name not in _MAY_CHANGE}
+    return {k: value for k, value in values.items() if k not in _MAY_CHANGE and k != _FACTS}
 
 
 def _place(folder: Path, name: str, rank: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.fingerprint import data_set, frozen_weights, query_samples
 from influcoder_lightning.resume import unfinished
 from influcoder_lightning.training.failure import FailurePolicy, valuing
 from influcoder_lightning.training.place import Place, go_on, place_of
+from influcoder_lightning.valuation import Options
 
 
 class Checkpointed(FailurePolicy):
@@ -23,6 +26,9 @@ class Checkpointed(FailurePolicy):
     Lightning itself would go on with wrongly is put right in the checkpoint, see `place`.
     """
 
+    options: Options
+    _query_batches: Iterable[Any] | None
+
     def __init__(self) -> None:
         super().__init__()
         self._resume: dict[str, Any] | None = None
@@ -30,6 +36,23 @@ class Checkpointed(FailurePolicy):
         self._place: Place | None = None
         self._trouble: StoreError | None = None
         self._boundary = True
+
+    def depends_on(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What the rows depend on besides the callback's options and the LoRA.
+
+        Kept with the run and compared when it goes on: a difference is refused. Here: the frozen
+        weights, the kind of optimizer, the queries, and number and ids of the samples. What only
+        you know, such as a hash of your files, an overriding method adds.
+
+        Returns:
+            Name -> JSON value. A text of 64 characters counts as a hash.
+        """
+        facts: dict[str, Any] = {"base_model": frozen_weights(pl_module)}
+        facts["optimizer"] = ", ".join(type(o).__name__ for o in trainer.optimizers)
+        facts |= data_set(getattr(trainer.train_dataloader, "dataset", None))
+        if self._query_batches is not None:
+            facts["queries"] = query_samples(self._query_batches, self.options.labels_key)
+        return facts
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

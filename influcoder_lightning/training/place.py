@@ -4,7 +4,7 @@ A run is always in one of three places, and goes on from each as if it had not s
 
 - *between epochs*: ``epoch`` epochs are done, no batch of the next one. The next epoch begins, with
   its hooks; a loader that knows its place moves on to its next order.
-- *in an epoch*: ``batch`` batches of the next epoch are done. It goes on with the batch behind them.
+- *in an epoch*: ``batch`` batches of the next epoch are done. It goes on with the one behind them.
 - *over*: between epochs, and `max_epochs` or `max_steps` is reached. Nothing is trained any more.
 
 Lightning's checkpoint knows the place, but in four counters each of epochs and batches, which stand

@@ -1,0 +1,97 @@
+"""What the rows of a run depend on, as short texts that can be kept and compared.
+
+Order counts, but for queries, whose loader may shuffle. No file times and no paths: a run that was
+moved, or whose files were copied, is still the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from influcoder_lightning.capture.losses import IGNORE_INDEX
+from influcoder_lightning.data.sample_ids import batch_labels
+
+_SAMPLED = 1024  # numbers of each weight matrix
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def frozen_weights(model: nn.Module) -> str:
+    """SHA-256 of names, shapes and evenly spaced values of all weights that are not trained.
+
+    1,024 values of each, rounded to bfloat16: another base model is seen, at the cost of a moment
+    for any size, and the same one loaded in another precision counts as the same. Of a sharded
+    weight this process's part counts.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or parameter.is_meta:
+            continue
+        local = parameter.detach()
+        local = local.to_local() if hasattr(local, "to_local") else local
+        flat = local.reshape(-1)
+        some = flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED].cpu()
+        if some.is_floating_point():
+            some = some.float().bfloat16().view(torch.int16)
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """SHA-256 of what turns text into tokens: vocabulary, rules, special tokens, chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules: Any = sorted(tokenizer.get_vocab().items())
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        for set_by_use in ("truncation", "padding"):
+            rules.pop(set_by_use, None)
+    template = getattr(tokenizer, "chat_template", None)
+    return fingerprint([rules, tokenizer.all_special_tokens, template])
+
+
+def query_samples(batches: Iterable[Any], labels_key: str | int) -> str:
+    """SHA-256 of the tokens of all query samples, whatever their order, batches and padding.
+
+    The random state is left as it was.
+    """
+    samples: list[str] = []
+    with isolate_rng():
+        for batch in batches:
+            labels = batch_labels(batch, labels_key).cpu()
+            tokens = _attended(batch)
+            for row, label in enumerate(labels):
+                response = label[label != IGNORE_INDEX].tolist()
+                samples.append(fingerprint([response, None if tokens is None else tokens[row]]))
+    return fingerprint(sorted(samples))
+
+
+def _attended(batch: Any) -> list[list[int]] | None:
+    """Token ids of each sample without its padding; None where the batch does not say."""
+    if not isinstance(batch, Mapping):
+        return None
+    tokens, mask = batch.get("input_ids"), batch.get("attention_mask")
+    if not isinstance(tokens, Tensor) or not isinstance(mask, Tensor) or mask.dim() != 2:
+        return None
+    kept = mask.bool().cpu()
+    return [row[keep].tolist() for row, keep in zip(tokens.cpu(), kept, strict=True)]
+
+
+def data_set(dataset: Any) -> dict[str, Any]:
+    """Length and ids of a data set, as far as it has them."""
+    facts: dict[str, Any] = {}
+    if hasattr(dataset, "__len__"):
+        facts["samples"] = len(dataset)
+    ids = getattr(dataset, "ids", None)
+    if isinstance(ids, list):
+        facts["sample_ids"] = fingerprint(ids)
+    return facts
