@@ -87,11 +87,9 @@ def _attended(batch: Any) -> list[list[int]] | None:
 
 
 def data_set(dataset: Any) -> dict[str, Any]:
-    """Length and ids of a data set, as far as it has them."""
-    facts: dict[str, Any] = {}
-    if hasattr(dataset, "__len__"):
-        facts["samples"] = len(dataset)
+    """Length and ids of a data set; None for what it does not tell."""
     ids = getattr(dataset, "ids", None)
-    if isinstance(ids, list):
-        facts["sample_ids"] = fingerprint(ids)
-    return facts
+    return {
+        "samples": len(dataset) if hasattr(dataset, "__len__") else None,
+        "sample_ids": fingerprint(ids) if isinstance(ids, list) else None,
+    }

@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, extract_features
+from influcoder_lightning import InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
@@ -15,13 +15,14 @@ from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
+from influcoder_lightning.recipes.resumed import RecipeValuation, depends_on
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, require
 from influcoder_lightning.recipes.saved_config import begin_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report.loggers import log_ranking
-from influcoder_lightning.resume import forget_states
+from influcoder_lightning.resume import forget_states, refuse_changes
 from influcoder_lightning.store.folder import refuse_existing
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,11 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
     if cfg.resume and (checkpoints is None or checkpoints.newest() is None):
         log.warning("resume=true: there is no checkpoint in %s; starting anew", where.parent)
         influence["overwrite"] = True
-    callback = InfluenceCallback(
+    facts = depends_on(materials)
+    if cfg.resume and not influence["overwrite"]:
+        refuse_changes(where, facts)  # before the model is loaded
+    callback = RecipeValuation(
+        facts,
         str(where),
         query_dataloader=None if query is None else materials.loader(query.dataset),
         tokenizer=materials.tokenizer,

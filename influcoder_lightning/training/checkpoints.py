@@ -47,12 +47,13 @@ class Checkpointed(FailurePolicy):
         Returns:
             Name -> JSON value. A text of 64 characters counts as a hash.
         """
-        facts: dict[str, Any] = {"base_model": frozen_weights(pl_module)}
-        facts["optimizer"] = ", ".join(type(o).__name__ for o in trainer.optimizers)
-        facts |= data_set(getattr(trainer.train_dataloader, "dataset", None))
-        if self._query_batches is not None:
-            facts["queries"] = query_samples(self._query_batches, self.options.labels_key)
-        return facts
+        queries, key = self._query_batches, self.options.labels_key
+        return {
+            "base_model": frozen_weights(pl_module),
+            "optimizer": ", ".join(type(o).__name__ for o in trainer.optimizers),
+            "queries": None if queries is None else query_samples(queries, key),
+            **data_set(getattr(trainer.train_dataloader, "dataset", None)),
+        }
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -170,11 +171,17 @@ class Checkpointed(FailurePolicy):
         )
         if not saving or trainer.world_size > 1:
             return
-        place = place_of(trainer.fit_loop.state_dict())
-        if place is not None and place.in_hooks:
-            self._finish_batch(trainer)
-        if self._whole(trainer):
-            self._save_state(trainer)
+        try:
+            place = place_of(trainer.fit_loop.state_dict())
+            if place is not None and place.in_hooks:
+                self._finish_batch(trainer)
+            if self._whole(trainer):
+                self._save_state(trainer)
+        except Exception as error:  # one is under way already, and shall be seen
+            rank_zero_warn(
+                f"influcoder: the checkpoint of this exception has no valuation ({error}). Resume "
+                "from an earlier one."
+            )
 
     def _whole(self, trainer: Trainer) -> bool:
         """Whether the rows are those of all optimizer steps."""
