@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.losses import IGNORE_INDEX
-from influcoder_lightning.data.sample_ids import batch_labels
 
 _SAMPLED = 1024  # numbers of each weight matrix
 
@@ -59,28 +59,30 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return fingerprint([rules, tokenizer.all_special_tokens, template])
 
 
-def query_samples(batches: Iterable[Any], labels_key: str | int) -> str:
+def query_samples(batches: Iterable[Any], reader: BatchReader) -> str:
     """SHA-256 of the tokens of all query samples, whatever their order, batches and padding.
 
     The random state is left as it was.
+
+    Raises:
+        DataError: a batch that ``reader`` cannot read.
     """
     samples: list[str] = []
     with isolate_rng():
-        for batch in batches:
-            labels = batch_labels(batch, labels_key).cpu()
+        for batch in map(reader.read, batches):
             tokens = _attended(batch)
-            for row, label in enumerate(labels):
+            for row, label in enumerate(batch.labels.cpu()):
                 response = label[label != IGNORE_INDEX].tolist()
                 samples.append(fingerprint([response, None if tokens is None else tokens[row]]))
     return fingerprint(sorted(samples))
 
 
-def _attended(batch: Any) -> list[list[int]] | None:
+def _attended(batch: TokenBatch) -> list[list[int]] | None:
     """Token ids of each sample without its padding; None where the batch does not say."""
-    if not isinstance(batch, Mapping):
+    tokens, mask = batch.fields.get("input_ids"), batch.fields.get("attention_mask")
+    if not isinstance(tokens, Tensor) or not isinstance(mask, Tensor):
         return None
-    tokens, mask = batch.get("input_ids"), batch.get("attention_mask")
-    if not isinstance(tokens, Tensor) or not isinstance(mask, Tensor) or mask.dim() != 2:
+    if tokens.shape != mask.shape or batch.segments is not None:
         return None
     kept = mask.bool().cpu()
     return [row[keep].tolist() for row, keep in zip(tokens.cpu(), kept, strict=True)]

@@ -16,6 +16,7 @@ from influcoder_lightning import (
     collate_with_sample_ids,
     with_sample_ids,
 )
+from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.data import EpochLoader
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.fingerprint import frozen_weights, query_samples
@@ -108,21 +109,21 @@ def test_a_run_that_kept_no_fingerprint_goes_on_and_says_so(tmp_path):
 
 
 def test_queries_are_known_by_their_tokens_not_by_their_batches():
-    same = query_samples(loader(QUERIES, 2), "labels")
-    assert query_samples(loader(QUERIES[::-1], 1), "labels") == same
+    same = query_samples(loader(QUERIES, 2), BatchReader())
+    assert query_samples(loader(QUERIES[::-1], 1), BatchReader()) == same
     padded = [{k: torch.nn.functional.pad(v, (0, 3), value=-100 * (k == "labels"))
                for k, v in row.items()} for row in QUERIES]  # fmt: skip
-    assert query_samples(loader(padded, 2), "labels") == same
+    assert query_samples(loader(padded, 2), BatchReader()) == same
     for key in ("input_ids", "labels"):
         changed = [{k: v.clone() for k, v in row.items()} for row in QUERIES]
-        changed[1][key][changed[1]["labels"] != -100] = 1
-        assert query_samples(loader(changed, 2), "labels") != same
+        changed[1][key][QUERIES[1]["labels"] != -100] = 1
+        assert query_samples(loader(changed, 2), BatchReader()) != same
 
 
-def test_reading_the_queries_leaves_the_random_state(monkeypatch):
+def test_reading_the_queries_leaves_the_random_state():
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    query_samples(loader(QUERIES, 2, shuffle=True), "labels")
+    query_samples(loader(QUERIES, 2, shuffle=True), BatchReader())
     assert torch.equal(torch.get_rng_state(), state)
 
 

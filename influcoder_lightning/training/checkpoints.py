@@ -35,7 +35,7 @@ class Checkpointed(FailurePolicy):
         self._pointer: dict[str, Any] | None = None
         self._place: Place | None = None
         self._trouble: StoreError | None = None
-        self._boundary = True
+        self._boundary, self._batch_open, self._step = True, False, 0
 
     def depends_on(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What the rows depend on besides the callback's options and the LoRA.
@@ -47,11 +47,11 @@ class Checkpointed(FailurePolicy):
         Returns:
             Name -> JSON value. A text of 64 characters counts as a hash.
         """
-        queries, key = self._query_batches, self.options.labels_key
+        queries, reader = self._query_batches, self.options.reader
         return {
             "base_model": frozen_weights(pl_module),
             "optimizer": ", ".join(type(o).__name__ for o in trainer.optimizers),
-            "queries": None if queries is None else query_samples(queries, key),
+            "queries": None if queries is None else query_samples(queries, reader),
             **data_set(getattr(trainer.train_dataloader, "dataset", None)),
         }
 
@@ -132,9 +132,16 @@ class Checkpointed(FailurePolicy):
         Raises:
             StoreError: the checkpoint's parts do not belong together.
         """
+        self._batch_open = False
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise trouble
+        if self._resume is not None and not self._resume.get("whole_step", True):
+            rank_zero_warn(
+                "influcoder: this checkpoint was saved between the micro-batches of an optimizer "
+                "step, and Lightning does not keep their gradients: the step that follows lacks "
+                "them, though their rows are in the store."
+            )
         place, loader = self._place, trainer.train_dataloader
         if place is None or not place.batch or hasattr(loader, "load_state_dict"):
             return
@@ -154,9 +161,23 @@ class Checkpointed(FailurePolicy):
         """Where the store is."""
         raise NotImplementedError
 
+    def _take_rows(self, trainer: Trainer) -> None:
+        """Hand on the rows of the micro-batch that was trained on."""
+        raise NotImplementedError
+
+    def _end_step(self, trainer: Trainer) -> None:
+        """What all processes do together after an optimizer step."""
+        raise NotImplementedError
+
     def _finish_batch(self, trainer: Trainer) -> None:
         """Hand on the rows of the batch that was trained on last, unless that has been done."""
-        raise NotImplementedError
+        if not self._batch_open:
+            return
+        self._batch_open = False
+        self._take_rows(trainer)
+        if self._boundary:
+            self._agree(trainer)
+            self._end_step(trainer)
 
     def _save_for_exception(self, trainer: Trainer) -> None:
         """Keep the state for a checkpoint that is about to be saved because of an exception.
@@ -175,17 +196,13 @@ class Checkpointed(FailurePolicy):
             place = place_of(trainer.fit_loop.state_dict())
             if place is not None and place.in_hooks:
                 self._finish_batch(trainer)
-            if self._whole(trainer):
+            if not self._batch_open or trainer.global_step == self._step:
                 self._save_state(trainer)
         except Exception as error:  # one is under way already, and shall be seen
             rank_zero_warn(
                 f"influcoder: the checkpoint of this exception has no valuation ({error}). Resume "
                 "from an earlier one."
             )
-
-    def _whole(self, trainer: Trainer) -> bool:
-        """Whether the rows are those of all optimizer steps."""
-        raise NotImplementedError
 
     @valuing
     def _save_state(self, trainer: Trainer) -> None:
@@ -206,4 +223,5 @@ class Checkpointed(FailurePolicy):
                 "folder": str(valuation.folder),
                 "step": trainer.global_step,
                 "moment": moment,
+                "whole_step": self._boundary,
             }
