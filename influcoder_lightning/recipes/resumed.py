@@ -41,7 +41,7 @@ def depends_on(materials: Materials) -> dict[str, Any]:
         for name, value in plain(cfg.get(section) or {}).items():
             if f"{section}.{name}" not in _FREE:
                 facts[f"{section}.{name}"] = value
-    facts["model.template"] = cfg.model.template or default_template(materials.tokenizer)
+    facts["model.template"] = cfg.model.template or default_template(materials.tokenizer).text
     return facts
 
 
