@@ -31,6 +31,7 @@ from influcoder_lightning.training.arguments import (
 )
 from influcoder_lightning.training.cautions import DriftWarning, warn_reduction
 from influcoder_lightning.training.checkpoints import Checkpointed
+from influcoder_lightning.training.closures import refuse_closures, refuse_second_pass
 from influcoder_lightning.training.failure import valuing
 from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
 from influcoder_lightning.training.metrics import logs_now
@@ -266,6 +267,7 @@ class InfluenceCallback(Checkpointed):
             "depends_on": self.depends_on(trainer, pl_module),
         }
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
+        refuse_closures(optimizer)
         valuation = Valuation(pl_module, folder, self.options, config, pointer, optimizer)
         self._valuation = valuation
         self._rate_shares = rate_shares(trainer, valuation.capture.linears)
@@ -301,6 +303,8 @@ class InfluenceCallback(Checkpointed):
     ) -> None:
         """Remember how the loss of this micro-batch was scaled."""
         if self._micro is not None:
+            if self._micro.loss is not None:
+                refuse_second_pass(trainer.optimizers[0])
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else float(scaler.get_scale())
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches

@@ -160,7 +160,7 @@ def add_queries(
             f"{projector.name!r}, this release has {projector.version}: new queries could not be "
             "compared. Add them with the release that made the store, or value again."
         )
-    capture = GradientCapture(linears, projector)
+    capture = GradientCapture(linears, projector, model=language_model)
     losses = _bound(query_loss, language_model) or losses_of(
         model, language_model, options.reader, batch_loss
     )

@@ -147,7 +147,7 @@ class Valuation:
         self._warn_uncaptured(linears)
         projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
         rules = update_rules(optimizer, linears) if options.optimizer_features else None
-        self.capture = GradientCapture(linears, projector, rules)
+        self.capture = GradientCapture(linears, projector, rules, self.model)
         self.observer = LossObserver(self.model)
         self._own_seconds, self._begun = 0.0, perf_counter()
         self._run: RunFolder | None = None

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from influcoder_lightning.capture.layers import lora_layers
 from influcoder_lightning.errors import CaptureError, StoreError
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -23,8 +24,8 @@ def active_adapter(model: Any) -> str:
     Raises:
         CaptureError: more than one is active.
     """
-    active = model.active_adapters
-    names = [str(n) for n in (active() if callable(active) else active)]
+    # The layers themselves know: a model they were injected into has no list of its own.
+    names = list(dict.fromkeys(str(n) for _, x in lora_layers(model) for n in x.active_adapters))
     if len(names) != 1:
         raise CaptureError(
             f"{len(names)} adapters are active ({', '.join(names)}); influence is defined for one. "

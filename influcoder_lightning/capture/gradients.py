@@ -7,12 +7,14 @@ autograd keeps tensors elsewhere (gradient checkpointing, activation offloading)
 backward pass is one of our own, an identity node behind the linear does the same with autograd's
 own saved tensors. So nothing is kept alive that autograd would not keep, modules may be called
 several times, and every gradient passes through unchanged.
+
+Only the pass between `begin_backward` and `finish` counts: what `torch.autograd.grad` asks for
+inside a training step trains nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -22,31 +24,11 @@ from torch import Tensor, nn
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.capture.packing import Segments
+from influcoder_lightning.capture.taps import Tap, plain_arithmetic, saves_elsewhere
+from influcoder_lightning.capture.token_grid import TokenGrid, TokenGrids
 from influcoder_lightning.capture.updates import UpdateRule
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.projection import Projector
-
-
-class _Tap(torch.autograd.Function):
-    """Identity on a linear's output; shows (x, d) to ``sink`` when the backward comes by."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        output: Tensor,
-        x: Tensor,
-        anchor: Tensor | None,
-        sink: Callable[[Tensor, Tensor], None],
-    ) -> Any:
-        ctx.save_for_backward(x)
-        ctx.sink = sink
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        ctx.sink(x.detach(), grads[0].detach())
-        return grads[0], None, None, None
 
 
 @dataclass
@@ -102,6 +84,8 @@ class GradientCapture:
         linears: the linears to watch, see `find_lora_linears`.
         projector: turns a layer's gradient rows into sketches.
         rules: the optimizer's rule for each linear, by name, where updates are captured too.
+        model: the language model, whose tokens tell what the linears' tensors hold, see
+            `TokenGrids`.
     """
 
     def __init__(
@@ -109,12 +93,14 @@ class GradientCapture:
         linears: list[LoraLinear],
         projector: Projector,
         rules: Mapping[str, UpdateRule] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         self.linears = linears
         self.projector = projector
         self._rules = rules
         self.seconds = 0.0
         self._handles: list[Any] = []
+        self._grids = TokenGrids(model, linears)
         self._armed = self._compiled = False
         self._memory = torch.empty(0, dtype=torch.float32)
         self._anchor: Tensor | None = None
@@ -136,6 +122,7 @@ class GradientCapture:
         self._compiled = compiled
         if compiled:
             torch.compiler.reset()
+        self._grids.attach(compiled=compiled)
         for linear in self.linears:
             hook = self._forward_hook(linear)
             if compiled:
@@ -149,6 +136,7 @@ class GradientCapture:
     def detach(self) -> None:
         """Remove all hooks; safe to call at any time and more than once."""
         self._armed = False
+        self._grids.detach()
         if self._handles and self._compiled:
             torch.compiler.reset()
         while self._handles:
@@ -167,11 +155,14 @@ class GradientCapture:
         self._reset(batch_size)
         self._segments = segments
         self._armed = True
+        self._grids.forget()
         if own_backward:
             self._anchor = torch.zeros((), dtype=torch.float32, requires_grad=True)
 
     def begin_backward(self, unit: Tensor | None = None) -> None:
-        """Say that the forward is over: later calls of a module are recomputations.
+        """Say that the forward is over, and that the next backward pass is the one that trains.
+
+        Later calls of a module are recomputations.
 
         Args:
             unit: [B] the factor that brings each row into the unit of its sample's own loss. An
@@ -179,6 +170,7 @@ class GradientCapture:
                 before the backward pass.
         """
         self._in_backward = True
+        self._refuse_inner_backward()
         if self._rules is not None and unit is not None:
             self._unit = unit.to(torch.float32)[:, None, None]
 
@@ -204,12 +196,14 @@ class GradientCapture:
 
         Raises:
             CaptureError: no LoRA linear took part in the backward pass, a weight got its gradient
-                past the hooks, a tensor had another shape than the batch, or the backward pass is
-                one of our own and the forward was checkpointed with reentry.
+                past the hooks or from another pass as well, the loss holds a gradient, a tensor is
+                not known to hold the samples, or the backward pass is one of our own and the
+                forward was checkpointed with reentry.
         """
         self._armed = False
         if self._failure is not None:
-            failure, self._failure = self._failure, None
+            failure = self._failure
+            self._reset(0)
             raise failure
         with torch.no_grad():
             for linear, rows in list(self._partial.values()):
@@ -240,6 +234,7 @@ class GradientCapture:
 
     def _reset(self, batch_size: int) -> None:
         self._batch_size = batch_size
+        self._forward = object()  # hooks of an earlier forward are not of this one
         self._segments = None
         self._in_backward = False
         self._ran_without_gradient = False
@@ -251,81 +246,118 @@ class GradientCapture:
         self._partial: dict[str, tuple[LoraLinear, Tensor]] = {}
         self._tapped: set[str] = set()
         self._trained: set[str] = set()
+        self._inner: list[LoraLinear] = []
 
     def _trained_hook(self, linear: LoraLinear) -> Callable[[Tensor], None]:
         def hook(weight: Tensor) -> None:
-            if self._armed:
+            if self._armed and self._in_backward:
                 self._trained.add(linear.name)
+            elif self._armed:
+                self._inner.append(linear)
 
         return hook
 
+    def _refuse_inner_backward(self) -> None:
+        """`.backward()` in the step trains, too, unless its gradients were set to zero since."""
+        kept = [x.name for x in self._inner if (g := x.module.weight.grad) is not None and g.any()]
+        if kept:
+            self._fail(
+                CaptureError(
+                    f"`training_step` itself called `.backward()`, so that `{kept[0]}` trains on "
+                    "the sum of two backward passes. Return one loss, and take gradients that "
+                    "are not to train by torch.autograd.grad."
+                )
+            )
+
     def _forward_hook(self, linear: LoraLinear) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self._armed:
+            if not self._armed or not module.weight.requires_grad:
                 return None
             # A recomputation is no further use of the module; neither is DoRA's call on an identity
             # matrix, for the norm of the whole weight, which gets no gradient.
-            if not self._in_backward and output.dim() > 2:
+            if not self._in_backward and (
+                output.dim() > 2 or self._grids.flattened(output.shape[:-1])
+            ):
                 self._calls[linear.name] = self._calls.get(linear.name, 0) + 1
             if not (torch.is_grad_enabled() and output.requires_grad):
                 self._ran_without_gradient = True
                 return None
-            x = inputs[0].detach()
-            if self._anchor is None and not _saves_elsewhere():
-                output.register_hook(self._gradient_hook(linear, x))
+            x, receive = inputs[0].detach(), self._receiver(linear)
+            if self._anchor is None and not saves_elsewhere():
+                held = [x]  # given up when used, as autograd gives up its own
+                output.register_hook(lambda d: receive(held, d))
                 return None
-            return _Tap.apply(output, x, self._anchor, lambda x, d: self._receive(linear, x, d))
+            return Tap.apply(output, x, self._anchor, lambda x, d: receive([x], d))
 
         return hook
 
-    def _gradient_hook(self, linear: LoraLinear, x: Tensor) -> Callable[[Tensor], None]:
-        held = [x]  # given up when used, as autograd gives up its own
+    def _receiver(self, linear: LoraLinear) -> Callable[[list[Tensor], Tensor], None]:
+        """What a call of ``linear`` does with its inputs (given up by it) and output gradients."""
+        grid, forward, arrived = self._grids.grid, self._forward, False
 
-        def hook(d: Tensor) -> None:
-            if held:
-                self._receive(linear, held.pop(), d.detach())
-            elif self._armed:
+        def receive(x: list[Tensor], d: Tensor) -> None:
+            nonlocal arrived
+            if not self._armed or forward is not self._forward or self._failure is not None:
+                return
+            if not self._in_backward:  # autograd.grad inside the step
+                if d.requires_grad:  # create_graph=True: the training loss may hold it
+                    d.register_hook(lambda _: self._refuse_second_order(linear))
+                return
+            if arrived:
                 self._fail(
                     CaptureError(
                         f"two backward passes went through one forward of `{linear.name}`: it is "
-                        "not clear which of them trains. Call the model once for each."
+                        "not clear which of them trains. Take other gradients in `training_step`, "
+                        "before it returns (torch.autograd.grad there is not counted), or call the "
+                        "model once for each."
                     )
                 )
+                return
+            arrived = True
+            self._receive(linear, x.pop(), d.detach(), grid)
 
-        return hook
+        return receive
 
-    def _receive(self, linear: LoraLinear, x: Tensor, d: Tensor) -> None:
-        if not self._armed:
-            return
+    def _refuse_second_order(self, linear: LoraLinear) -> None:
+        if self._armed and self._in_backward:
+            self._fail(
+                CaptureError(
+                    "the training loss holds a gradient of the model (autograd.grad with "
+                    f"create_graph=True, as for a gradient penalty): `{linear.name}` then trains "
+                    "on second derivatives, which are no sum over its inputs. Leave the penalty "
+                    "out while the data is valued, or value it with extract_features."
+                )
+            )
+
+    def _receive(self, linear: LoraLinear, x: Tensor, d: Tensor, grid: TokenGrid) -> None:
         start = perf_counter()
         self._tapped.add(linear.name)
         try:
-            with _plain_arithmetic(d.device.type):
-                self._take(linear, x, d)
+            with plain_arithmetic(d.device.type):
+                self._take(linear, x, d, grid)
         except Exception as error:
             self._fail(error)
         self.seconds += perf_counter() - start
 
     def _fail(self, error: Exception) -> None:
-        """The training's backward pass goes on; `finish` raises the error."""
-        self.cancel()
-        self._failure = error
+        """The training's backward pass goes on; `finish` raises the error.
 
-    def _take(self, linear: LoraLinear, x: Tensor, d: Tensor) -> None:
+        The hooks stay: what is recomputed in the pass must be what was computed before it.
+        """
+        self._failure = self._failure or error
+        self._rows, self._updates = _Projected(self.projector), _Projected(self.projector)
+        self._partial.clear()
+
+    def _take(self, linear: LoraLinear, x: Tensor, d: Tensor, grid: TokenGrid) -> None:
         packed = self._segments
-        fits = d.dim() == 3 and (
-            d.shape[0] == self._batch_size
-            if packed is None
-            else d.shape[:2] == packed.segment_ids.shape
-        )
-        if not fits:
-            raise CaptureError(
-                f"`{linear.name}` ran on a tensor of shape {tuple(x.shape)} in a batch of "
-                f"{self._batch_size} samples: expected [batch, tokens, features]. Packed rows "
-                "without `segment_ids`, mixtures of experts and several sub-batches in one "
-                "training step are not supported; let each sample be one row of one forward pass."
-            )
+        n_rows = self._batch_size if packed is None else len(packed.segment_ids)
+        x, d = self._grids.by_sample(linear.name, x, d, n_rows, grid)
         if packed is not None:
+            if d.shape[:2] != packed.segment_ids.shape:
+                raise CaptureError(
+                    f"`{linear.name}` ran on {list(d.shape[:2])} tokens in a packed batch whose "
+                    f"`segment_ids` name {list(packed.segment_ids.shape)}."
+                )
             x, d = packed.unpacked(x), packed.unpacked(d)
         # Under autocast the linear saw x in the precision of its output.
         rows = self._outer_sums(d.float(), x.to(d.dtype).float())
@@ -359,19 +391,3 @@ class GradientCapture:
         if self._rules is not None and self._unit is not None:
             own = rows.mul_(self._unit.to(rows.device))  # the rows are ours, and done with
             self._updates.add(linear, self._rules[linear.name].direction(own))
-
-
-def _saves_elsewhere() -> bool:
-    """Whether autograd hands what it saves to somebody else, who may not keep it in memory."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is None or top(False) is not None
-
-
-def _plain_arithmetic(device: str) -> AbstractContextManager[object]:
-    """No autograd and no autocast; a backward pass mostly has neither, and asking costs less."""
-    if not (torch.is_grad_enabled() or torch.is_autocast_enabled(device)):
-        return nullcontext()
-    stack = ExitStack()
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(device, enabled=False))
-    return stack

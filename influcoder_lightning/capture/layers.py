@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,10 @@ class LoraLinear:
 
 
 def find_language_model(module: nn.Module) -> nn.Module:
-    """The outermost PEFT model (or LoRA-injected ``transformers`` model) inside ``module``.
+    """The outermost PEFT model inside ``module``, or model into which LoRA layers were injected.
+
+    Injected: by a ``transformers`` model's ``add_adapter``, or by ``peft.inject_adapter_in_model``
+    into any module, which has a ``peft_config`` since.
 
     Raises:
         CaptureError: there is none, or more than one.
@@ -50,8 +53,16 @@ def find_language_model(module: nn.Module) -> nn.Module:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    for kind in (PeftModel, PreTrainedModel):
-        found = [m for m in _outermost(module, kind) if any(_lora_layers(m))]
+    def injected(part: nn.Module) -> bool:
+        return isinstance(getattr(part, "peft_config", None), dict)
+
+    kinds: tuple[Callable[[nn.Module], bool], ...] = (
+        lambda part: isinstance(part, PeftModel),
+        lambda part: isinstance(part, PreTrainedModel),
+        injected,
+    )
+    for kind in kinds:
+        found = [m for m in _outermost(module, kind) if any(lora_layers(m))]
         if len(found) == 1:
             return found[0]
         if len(found) > 1:
@@ -59,6 +70,18 @@ def find_language_model(module: nn.Module) -> nn.Module:
                 f"{type(module).__name__} holds {len(found)} language models with LoRA layers; "
                 "influence is defined for one. Keep the others out of the LightningModule."
             )
+    others = _other_adapters(module)
+    if others:
+        raise CaptureError(
+            f"{type(module).__name__} has adapter layers of kind {', '.join(others)}, but none of "
+            "LoRA: influence features are gradients of `lora_A` and `lora_B`. Train with a "
+            "`peft.LoraConfig` (LoRA, rsLoRA, DoRA) to value the data."
+        )
+    if any(lora_layers(module)):
+        raise CaptureError(
+            f"{type(module).__name__} has LoRA layers, but no `peft_config` that says what they "
+            "are. Make them by peft.get_peft_model or peft.inject_adapter_in_model."
+        )
     raise CaptureError(
         f"no LoRA layers found in {type(module).__name__}: influence features are gradients of "
         "LoRA weights. Wrap the model first, e.g. "
@@ -74,7 +97,7 @@ def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
             variant whose per-sample gradients are not supported (the message names it).
     """
     found: dict[int, tuple[str, list[nn.Linear]]] = {}  # by weight: a tied one has one gradient
-    for name, layer in _lora_layers(model):
+    for name, layer in lora_layers(model):
         for adapter in layer.active_adapters:
             _refuse_unsupported(name, layer, adapter)
             for part in ("lora_A", "lora_B"):
@@ -131,15 +154,26 @@ def refuse_compiled(module: nn.Module) -> None:
         )
 
 
-def _outermost(module: nn.Module, kind: type[nn.Module]) -> Iterator[Any]:
-    if isinstance(module, kind):
+def _outermost(module: nn.Module, kind: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
+    if kind(module):
         yield module
         return
     for child in module.children():
         yield from _outermost(child, kind)
 
 
-def _lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _other_adapters(module: nn.Module) -> list[str]:
+    """Kinds of peft's adapter layers in ``module`` that are not LoRA's."""
+    from peft.tuners.lora.layer import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (m for m in module.modules() if isinstance(m, BaseTunerLayer))
+    kinds = (type(m) for m in layers if not isinstance(m, LoraLayer))
+    return sorted({f"{kind.__module__.split('.')[-2]}.{kind.__name__}" for kind in kinds})
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """peft's LoRA layers in ``model``, with their names."""
     from peft.tuners.lora.layer import LoraLayer
 
     for name, module in model.named_modules():

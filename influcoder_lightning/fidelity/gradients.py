@@ -47,7 +47,7 @@ def capture_exact(
     for linear in linears:  # a selection of layers is numbered anew
         local.append(LoraLinear(linear.name, linear.module, linear.shape, offset))
         offset += linear.numel
-    capture = GradientCapture(local, build_projector("identity", local, 0, 0))
+    capture = GradientCapture(local, build_projector("identity", local, 0, 0), model=model)
     lengths = [len(dataset[i]["input_ids"]) for i in range(len(dataset))]
     order = np.argsort(lengths, kind="stable")
     collate = collate_samples(pad_token_id)

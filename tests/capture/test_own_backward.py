@@ -116,7 +116,9 @@ def test_trouble_of_the_capture_waits_until_the_backward_pass_is_over():
     with pytest.raises(CaptureError, match=r"expected \[batch, tokens, features\]"):
         capture.finish()
     capture.begin(3)
-    model(**batch).loss.backward()
+    loss = model(**batch).loss
+    capture.begin_backward()
+    loss.backward()
     assert len(capture.finish().sketch) == 3, "the next batch is captured again"
 
 
