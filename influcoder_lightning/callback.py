@@ -308,6 +308,8 @@ class InfluenceCallback(Checkpointed):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else float(scaler.get_scale())
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
+            # Processes average their gradients, so each has its part in the step's loss, too.
+            self._micro.share = 1 / (trainer.accumulate_grad_batches * trainer.world_size)
             self._active().capture.begin_backward(self._micro.unit())
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 

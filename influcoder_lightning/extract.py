@@ -42,7 +42,8 @@ def extract_features(
     show_progress: bool = True,
     **options: Any,
 ) -> InfluenceStore:
-    """The rows of a training run from a frozen model: one window, step 0, learning rate 1.
+    """The rows of a training run from a frozen model: one window, step 0, learning rate and
+    weight 1.
 
     The model is in eval mode and is left as it was.
 
@@ -247,6 +248,7 @@ def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], 
     ids = read.ids()
     rows = feature_rows(valuation.capture, batch, ids, read.labels, loss_function)
     rows.texts = valuation.texts(read)
+    rows.weight = torch.ones(len(rows), dtype=torch.float64)
     recorder.see(ids)
     keep = rows.n_tokens > 0
     recorder.keep_out("no response token", rows.select(~keep).ids)

@@ -123,7 +123,8 @@ class Recorder:
             return
         if self.cotraining is not None:
             self.cotraining.observe(rows.ids, rows.sketch, self._window.index, rows.texts)
-        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
+        weight = np.nan if rows.weight is None else rows.weight.float().numpy()
+        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate, "weight": weight}
         self._put("rows", self._window, rows, columns)
         self._n_waiting += len(rows) * (not self.tower.versions)
 

@@ -24,6 +24,7 @@ class MicroBatch:
         ids: S sample ids.
         weights: [S] float64, the weight of each sample's loss in the training loss.
         loss_scale: factor on the training loss when it was run backward (accumulation, AMP).
+        share: of this micro-batch's training loss in that of its step.
         loss: the training loss that was run backward, or None before that.
     """
 
@@ -31,6 +32,7 @@ class MicroBatch:
     ids: list[int | str]
     weights: Tensor
     loss_scale: float = 1.0
+    share: float = 1.0
     loss: float | None = None
 
     @classmethod
@@ -83,6 +85,7 @@ class MicroBatch:
             losses,
             texts,
             update,
+            (self.weights * self.share).cpu(),
         )
 
     def expected_loss(self, losses: Tensor) -> float | None:

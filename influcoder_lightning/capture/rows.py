@@ -38,6 +38,8 @@ class RowBatch:
         loss: [B] mean response loss, NaN where unknown.
         texts: B texts, or None.
         update: the samples' optimizer updates, where they were captured.
+        weight: [B] float64, of each sample's loss in the training loss of its step; None: these
+            rows are of no training.
     """
 
     ids: Sequence[int | str]
@@ -47,6 +49,7 @@ class RowBatch:
     loss: Tensor
     texts: Sequence[Text] | None = None
     update: UpdateRows | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,11 +68,12 @@ class RowBatch:
             self.loss[keep],
             None if self.texts is None else [self.texts[i] for i in index],
             None if update is None else UpdateRows(update.sketch[keep], update.norm[keep]),
+            None if self.weight is None else self.weight[keep],
         )
 
     @classmethod
     def joined(cls, parts: Sequence[RowBatch]) -> RowBatch:
-        """Several batches of rows as one; without updates."""
+        """Several batches of rows as one; without updates and weights."""
         texts = [part.texts for part in parts]
         return cls(
             [i for part in parts for i in part.ids],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.store import schema
+from influcoder_lightning.store import schema, text
 
-_LAYERS = {"out_features": 1, "in_features": 1, "offset": 1}
+_CHECKSUM = h5py.h5z.FILTER_FLETCHER32
 
 
 def check_layout(file: h5py.File, path: Path) -> None:
@@ -22,7 +24,11 @@ def check_layout(file: h5py.File, path: Path) -> None:
     tables = (("rows", schema.ROW_COLUMNS), ("queries", schema.QUERY_COLUMNS))
     widths: dict[str, set[int]] = {"code": set(), "sketch": set()}
     for table, columns in tables:
-        found = {name: _numbers(file, f"{table}/{name}", path) for name in columns}
+        found: dict[str, text.Column] = {
+            name: _numbers(file, f"{table}/{name}", path)
+            for name in columns
+            if name not in schema.ADDED_COLUMNS or f"{table}/{name}" in file
+        }
         for feature in schema.FEATURES:
             if feature == schema.GRADIENT or f"{table}/features/{feature}" in file:
                 parts = _feature(file, table, feature, path)
@@ -30,21 +36,20 @@ def check_layout(file: h5py.File, path: Path) -> None:
                 for name in widths:
                     if name in parts and len(parts[name]):
                         widths[name].add(parts[name].shape[1])
-        if len(found["window"]) or f"{table}/sample_id" in file:
-            found["sample_id"] = stored_dataset(file, f"{table}/sample_id", path)
-            if found["sample_id"].dtype.kind != "i":
-                _text(found["sample_id"], path)
+        if text.n_entries(found["window"]) or f"{table}/sample_id" in file:
+            found["sample_id"] = ids = stored_column(file, f"{table}/sample_id", path)
+            if isinstance(ids, h5py.Dataset) and ids.dtype.kind != "i":
+                _text(ids, path)
         _same_length(found, table, path)
     for name, several in widths.items():
         if len(several) > 1 or 0 in several:
             raise _damaged(path, f"its {name}s have the widths {sorted(several)}")
     windows = {n: _numbers(file, f"windows/{n}", path) for n in schema.WINDOW_COLUMNS}
     _same_length(windows, "windows", path)
-    layers = {n: _numbers(file, f"layers/{n}", path) for n in _LAYERS}
-    _same_length(
-        layers | {"name": _text(stored_dataset(file, "layers/name", path), path)}, "layers", path
-    )
-    _text(stored_dataset(file, "query_text", path), path)
+    layers = {n: _numbers(file, f"layers/{n}", path) for n in schema.LAYER_COLUMNS}
+    names = _text(stored_column(file, "layers/name", path), path)
+    _same_length({**layers, "name": names}, "layers", path)
+    _text(stored_column(file, "query_text", path), path)
 
 
 def _feature(file: h5py.File, table: str, feature: str, path: Path) -> dict[str, h5py.Dataset]:
@@ -66,10 +71,25 @@ def _numbers(
     return data
 
 
-def _text(data: h5py.Dataset, path: Path) -> h5py.Dataset:
-    if h5py.check_string_dtype(data.dtype) is None:
+def _text(data: text.Column, path: Path) -> text.Column:
+    if not text.is_text(data):
         raise _damaged(path, f"`{data.name}` holds {data.dtype}, not text")
     return data
+
+
+def stored_column(file: h5py.File, name: str, path: Path) -> text.Column:
+    """A column of numbers or text, whose values are in this file, see `stored_dataset`.
+
+    Raises:
+        StoreError: they are not.
+    """
+    at = _inside(file, name, path)
+    if not isinstance(at, h5py.Group):
+        return stored_dataset(file, name, path)
+    for part, dtype in text.PARTS.items():
+        if stored_dataset(file, f"{name}/{part}", path).dtype != dtype:
+            raise _damaged(path, f"`{name}/{part}` holds {at[part].dtype}")
+    return at
 
 
 def stored_dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1) -> h5py.Dataset:
@@ -78,6 +98,24 @@ def stored_dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1
     Raises:
         StoreError: it is not.
     """
+    at = _inside(file, name, path)
+    if not isinstance(at, h5py.Dataset) or at.ndim != n_dimensions:
+        raise _damaged(path, f"`{name}` is no dataset of {n_dimensions} dimensions")
+    plan = at.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if at.is_virtual or plan.get_external_count() or filters not in ([], [_CHECKSUM]):
+        raise _damaged(path, f"`{name}` is compressed, or has its values in another file")
+    if at.nbytes > at.id.get_storage_size():
+        raise _damaged(
+            path, f"`{name}` declares {at.nbytes:,} bytes and has {at.id.get_storage_size():,}"
+        )
+    chunk = int(np.prod(at.chunks or (0,))) * at.dtype.itemsize
+    if at.size and chunk > at.id.get_storage_size():  # it is read, and checked, as a whole
+        raise _damaged(path, f"`{name}` declares chunks of {chunk:,} bytes")
+    return at
+
+
+def _inside(file: h5py.File, name: str, path: Path) -> Any:
     at: Any = file
     for part in name.split("/"):
         if not isinstance(at, h5py.Group) or part not in at:
@@ -86,20 +124,11 @@ def stored_dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1
         if not isinstance(at.get(part, getlink=True), h5py.HardLink):
             raise _damaged(path, f"`{name}` is a link")
         at = at[part]
-    if not isinstance(at, h5py.Dataset) or at.ndim != n_dimensions:
-        raise _damaged(path, f"`{name}` is no dataset of {n_dimensions} dimensions")
-    plan = at.id.get_create_plist()
-    if at.is_virtual or plan.get_external_count() or plan.get_nfilters():
-        raise _damaged(path, f"`{name}` is compressed, or has its values in another file")
-    if at.nbytes > at.id.get_storage_size():
-        raise _damaged(
-            path, f"`{name}` declares {at.nbytes:,} bytes and has {at.id.get_storage_size():,}"
-        )
     return at
 
 
-def _same_length(found: dict[str, h5py.Dataset], table: str, path: Path) -> None:
-    lengths = {name: len(data) for name, data in found.items()}
+def _same_length(found: Mapping[str, text.Column], table: str, path: Path) -> None:
+    lengths = {name: text.n_entries(data) for name, data in found.items()}
     if len(set(lengths.values())) > 1:
         raise _damaged(path, f"the columns of `{table}` differ in length: {lengths}")
 

@@ -16,9 +16,10 @@ from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
 from influcoder_lightning.store.folder import BASE, SEGMENTS, rank_folder
-from influcoder_lightning.store.layout import stored_dataset
+from influcoder_lightning.store.layout import stored_column, stored_dataset
 from influcoder_lightning.store.manifest import Manifest, Segment
 from influcoder_lightning.store.segments import FeatureBlock
+from influcoder_lightning.store.text import read_text
 from influcoder_lightning.store.writer import StoreWriter
 
 Encode = Callable[[np.ndarray, np.ndarray, int], FeatureBlock]
@@ -193,9 +194,8 @@ class _Merging:
             if table in file:
                 self._add_entries(file, table, slice(None), sketches)
         if "query_text" in file:
-            self._writer.append_encoded_texts(
-                stored_dataset(file, "query_text", self._path).asstr()[:]
-            )
+            texts = read_text(stored_column(file, "query_text", self._path))
+            self._writer.append_encoded_texts(texts.tolist())
 
     def add_base_rows(self, file: h5py.File, start: int, stop: int) -> None:
         for begin in range(start, stop, _BLOCK_ROWS):
@@ -209,7 +209,8 @@ class _Merging:
         keep &= table["query"][:] < n_queries
         if keep.any():
             self._add_entries(file, "queries", keep.nonzero()[0])
-        self._writer.append_encoded_texts(file["query_text"].asstr()[:n_queries])
+        texts = read_text(file["query_text"], slice(n_queries))
+        self._writer.append_encoded_texts(texts.tolist())
 
     def _add_entries(
         self,
@@ -221,8 +222,11 @@ class _Merging:
         entries = {
             name: stored_dataset(file, f"{table}/{name}", self._path)[chosen]
             for name in schema.TABLES[table]
+            if name not in schema.ADDED_COLUMNS or f"{table}/{name}" in file
         }
-        ids = stored_dataset(file, f"{table}/sample_id", self._path)
+        missing = schema.completed(table, {}).keys() - entries.keys()
+        entries |= {n: np.full(len(entries["window"]), np.nan, np.float32) for n in missing}
+        ids = stored_column(file, f"{table}/sample_id", self._path)
         entries["sample_id"] = schema.decode_ids(ids, chosen)
         for name in self._features(table):
             for part in _parts(file[table], name):

@@ -14,6 +14,7 @@ import numpy as np
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import reading, schema
 from influcoder_lightning.store.folder import run_file
+from influcoder_lightning.store.text import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,12 @@ class InfluenceStore:
         with reading.opened_store(self.path) as file:
             reading.check_store(file, self.path)
             self.attributes = {k: _decode(v) for k, v in file.attrs.items()}
+        if self.attributes["schema_version"] < schema.SCHEMA_VERSION:
+            warnings.warn(
+                f"{self.path} was written by an earlier release: it has no checksums, so that "
+                "damage to it may go unnoticed, and no weights of its rows (NaN).",
+                stacklevel=2,
+            )
         if not self.attributes["complete"]:
             warnings.warn(
                 f"{self.path} is incomplete: {self.attributes['note']}. It holds "
@@ -91,14 +98,15 @@ class InfluenceStore:
         """Order and shape of the captured layers in the flattened gradient."""
         with reading.opened_store(self.path) as file:
             group = file["layers"]
-            columns = {name: group[name][:] for name in ("out_features", "in_features", "offset")}
-            return _frame({"name": group["name"].asstr()[:], **columns})
+            columns = {name: group[name][:] for name in schema.LAYER_COLUMNS}
+            return _frame({"name": read_text(group["name"]), **columns})
 
     def records(self) -> pd.DataFrame:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
-        token], learning_rate, tower_version, grad_norm (of the sample's own mean loss), code_length
-        (how much of the unit sketch the code space holds; stores of the first release lack it);
-        with `optimizer_features` also update_norm and update_length, of the updates."""
+        token], learning_rate, tower_version, weight (of the sample's loss in the training loss of
+        its step; NaN in stores of the first release), grad_norm (of the sample's own mean loss),
+        code_length (how much of the unit sketch the code space holds; stores of the first release
+        lack it); with `optimizer_features` also update_norm and update_length, of the updates."""
         return self._table("rows")
 
     def column_names(self) -> list[str]:
@@ -177,7 +185,7 @@ class InfluenceStore:
     def query_texts(self) -> list[dict[str, str]] | None:
         """``{"prompt", "response"}`` of each query, or None where the run had no text."""
         with reading.opened_store(self.path) as file:
-            texts = [json.loads(text) for text in file["query_text"].asstr()[:]]
+            texts = [json.loads(text) for text in read_text(file["query_text"])]
         return texts if len(texts) == len(self.query_ids) and texts else None
 
     def gradient_tower(self, version: int) -> GradientTower:
@@ -312,6 +320,8 @@ def _frame(columns: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _decode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogatepass")
     if isinstance(value, str) and value[:1] in ("{", "["):
         return json.loads(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -55,13 +55,14 @@ def opened_store(path: Path) -> Iterator[h5py.File]:
 
 def check_store(file: h5py.File, path: Path) -> None:
     """Raise ``StoreError`` unless it is a store of this schema with everything in its place."""
-    if not _is_scalar(file.attrs.get("format"), schema.FORMAT):
+    name = file.attrs.get("format")
+    if not any(_is_scalar(name, word) for word in (schema.FORMAT, schema.FORMAT.encode())):
         raise StoreError(f"{path} is an HDF5 file, but no influence store.")
     version = file.attrs.get("schema_version")
-    if not _is_scalar(version, schema.SCHEMA_VERSION):
+    if not any(_is_scalar(version, number) for number in schema.SCHEMAS):
         raise StoreError(
             f"{path} has schema version {version!s:.60}; this release reads "
-            f"{schema.SCHEMA_VERSION}. Open it with the release that wrote it."
+            f"{' and '.join(map(str, schema.SCHEMAS))}. Open it with the release that wrote it."
         )
     check_layout(file, path)
     if not isinstance(file.attrs.get("complete"), np.bool_ | bool):
@@ -69,9 +70,10 @@ def check_store(file: h5py.File, path: Path) -> None:
 
 
 def column_names(table: h5py.Group) -> list[str]:
-    """Names of the numeric columns that a table has."""
-    names = [*schema.TABLES[table.name.strip("/")], *_FEATURE_PLACES]
-    return [name for name in names if _place(name) in table]
+    """Names of the numeric columns that a table has; those that it lacks and that are NaN, too."""
+    own = schema.TABLES[table.name.strip("/")]
+    added = schema.ADDED_COLUMNS & own.keys()
+    return [name for name in (*own, *_FEATURE_PLACES) if name in added or _place(name) in table]
 
 
 def read_column(table: h5py.Group, name: str) -> np.ndarray:
@@ -80,7 +82,8 @@ def read_column(table: h5py.Group, name: str) -> np.ndarray:
     Raises:
         StoreError: there is none of that name.
     """
-    return np.asarray(_columns(table, [name])[name][:])
+    data = _columns(table, [name])
+    return np.asarray(data[name][:]) if data else np.full(_n_rows(table), np.nan, np.float32)
 
 
 def read_blocks(
@@ -94,11 +97,13 @@ def read_blocks(
         StoreError: there is no column of one of the names.
     """
     data = _columns(table, names)
-    n_rows = min(map(len, data.values()))
+    n_rows = _n_rows(table)
     room = {
         name: np.empty((min(block_rows, n_rows), *dataset.shape[1:]), dataset.dtype)
         for name, dataset in data.items()
     }
+    for name in set(names) - set(data):
+        room[name] = np.full(min(block_rows, n_rows), np.nan, np.float32)
     for start in range(0, n_rows, block_rows):
         stop = min(start + block_rows, n_rows)
         for name, dataset in data.items():
@@ -113,7 +118,11 @@ def _columns(table: h5py.Group, names: Sequence[str]) -> dict[str, h5py.Dataset]
             f"the {table.name.strip('/')} of {table.file.filename} have no column "
             f"{', '.join(missing)}; they have {', '.join(known)}."
         )
-    return {name: table[_place(name)] for name in names}
+    return {name: table[_place(name)] for name in names if _place(name) in table}
+
+
+def _n_rows(table: h5py.Group) -> int:
+    return len(table["tower_version"])
 
 
 def _place(name: str) -> str:

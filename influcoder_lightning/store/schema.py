@@ -7,7 +7,7 @@
     /layers               name, out_features, in_features, offset: order of the flattened gradient
     /windows              one entry per window, see WINDOW_COLUMNS
     /rows                 one entry per sample at a captured step, see ROW_COLUMNS
-    /rows/sample_id       int64, or variable-length UTF-8 where an id is text
+    /rows/sample_id       int64, or where an id is text a column of text, see `text`
     /rows/features/NAME   code [N, d] float16, norm [N] float32, length [N] float32 (of the unit
                           sketch in the code space), optionally sketch [N, D] float32
     /queries              one entry per query and take, see QUERY_COLUMNS; features as for rows
@@ -17,11 +17,16 @@ A take is one pass over the queries: at the start of a window, or (``at_end``) a
 Rows and queries have the feature "gradient". Where a run captured optimizer updates, its rows have
 the feature "update" beside it, with the same parts: codes are of the same space, so that they
 compare with the queries' codes.
+
+Every data set has a Fletcher-32 checksum for each chunk, which HDF5 compares whenever it reads; the
+file's own structures are of the kind that has checksums, too (HDF5 1.10), and nothing lies in the
+heap of variable-length values, which has none. Schema 1 (release 0.1) had no checksums, text of
+variable length and no weights; its stores are read and added to as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +34,14 @@ import h5py
 import numpy as np
 
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.store import text
 
 FILE_NAME = "influence.h5"
 FORMAT = "influcoder"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SCHEMAS = (1, 2)  # that are read
+# Without a lower bound the structures of HDF5 1.0 are written; an upper one keeps 1.10 reading.
+HDF5_VERSIONS = ("v110", "v110")
 GRADIENT, UPDATE = "gradient", "update"
 FEATURES = (GRADIENT, UPDATE)
 
@@ -44,7 +53,10 @@ ROW_COLUMNS = {
     "loss": "f4",
     "learning_rate": "f4",
     "tower_version": "i2",
+    "weight": "f4",  # of the sample's loss in the training loss of its step
 }
+# Columns that earlier schemas lack: all of their entries are NaN.
+ADDED_COLUMNS = {"weight"}
 QUERY_COLUMNS = {
     "query": "i4",  # position among the queries
     "window": "i4",
@@ -62,9 +74,16 @@ WINDOW_COLUMNS = {
     "drift": "f4",  # mean over queries of the cosine between the two ends' sketches
     "n_rows": "i8",
 }
+LAYER_COLUMNS = {"out_features": "i8", "in_features": "i8", "offset": "i8"}
 TABLES = {"rows": ROW_COLUMNS, "queries": QUERY_COLUMNS}
 FEATURE_DTYPES = {"code": "f2", "norm": "f4", "length": "f4", "sketch": "f4"}
 _CHUNK_BYTES = 1 << 18
+
+
+def completed(table: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a table, NaN for those of `ADDED_COLUMNS` that are not given."""
+    added = ADDED_COLUMNS & TABLES[table].keys()
+    return dict.fromkeys(added, np.float32("nan")) | dict(columns)
 
 
 def feature(part: str, name: str = GRADIENT) -> str:
@@ -93,24 +112,44 @@ def create_table(parent: h5py.Group, name: str, columns: dict[str, str]) -> h5py
 def create_column(
     table: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...] = ()
 ) -> h5py.Dataset:
-    """An empty column of a table; ``shape`` is the shape of one entry."""
+    """An empty column of a table, with checksums; ``shape`` is the shape of one entry."""
     dtype = np.dtype(dtype)
-    itemsize = 16 if dtype.kind == "O" else dtype.itemsize
-    rows = max(1, _CHUNK_BYTES // (itemsize * int(np.prod(shape, dtype=np.int64))))
+    rows = max(1, _CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape, dtype=np.int64))))
     return table.create_dataset(
         name,
         shape=(0, *shape),
         maxshape=(None, *shape),
         chunks=(min(rows, 4096), *shape),
         dtype=dtype,
+        fletcher32=True,
     )
 
 
-def append(dataset: h5py.Dataset, values: Any) -> None:
-    """Append entries to a growing dataset."""
-    start = dataset.shape[0]
-    dataset.resize(start + len(values), axis=0)
-    dataset[start:] = values
+def create_text_column(parent: h5py.Group, name: str) -> h5py.Group:
+    """An empty column of text."""
+    return create_table(parent, name, text.PARTS)
+
+
+def append(column: text.Column, values: Any) -> None:
+    """Append entries to a column of numbers or text."""
+    if isinstance(column, h5py.Group):
+        size = len(column["utf8"])
+        for part, data in text.encoded(list(values), size).items():
+            append(column[part], data)
+        return
+    start = column.shape[0]
+    column.resize(start + len(values), axis=0)
+    column[start:] = values
+
+
+def refuse_mixed(ids: Sequence[int | str], as_text: bool) -> None:
+    """Raise ``DataError`` unless all ids are text, or all are integers."""
+    wrong = [i for i in ids if isinstance(i, str) != as_text]
+    if wrong:
+        raise DataError(
+            f"sample ids mix integers and text (for example {wrong[0]!r}): give all samples ids of "
+            "one kind."
+        )
 
 
 def id_dtype(ids: Sequence[int | str]) -> Any:
@@ -119,23 +158,18 @@ def id_dtype(ids: Sequence[int | str]) -> Any:
 
 
 def encode_ids(ids: Sequence[int | str], dtype: Any) -> np.ndarray:
-    """Ids as the column stores them.
+    """Ids as a data set of one of these types stores them.
 
     Raises:
         DataError: the column holds integers and an id is text, or the reverse.
     """
-    text = h5py.check_string_dtype(dtype) is not None
-    wrong = [i for i in ids if isinstance(i, str) != text]
-    if wrong:
-        raise DataError(
-            f"sample ids mix integers and text (for example {wrong[0]!r}): give all samples ids of "
-            "one kind."
-        )
-    return np.array(ids, dtype=object if text else np.int64)
+    as_text = h5py.check_string_dtype(dtype) is not None
+    refuse_mixed(ids, as_text)
+    return np.array(ids, dtype=object if as_text else np.int64)
 
 
-def decode_ids(dataset: h5py.Dataset, chosen: Any = slice(None)) -> np.ndarray:
+def decode_ids(column: text.Column, chosen: Any = slice(None)) -> np.ndarray:
     """Ids of all or the chosen entries, as [N] int64 or [N] object array of str."""
-    if h5py.check_string_dtype(dataset.dtype) is None:
-        return np.asarray(dataset[chosen])
-    return np.asarray(dataset.asstr()[chosen], dtype=object)
+    if text.is_text(column):
+        return text.read_text(column, chosen)
+    return np.asarray(column[chosen])

@@ -130,6 +130,7 @@ class SegmentWriter:
             DataError: ids mix integers and text.
         """
         schema.encode_ids(ids, self._id_dtypes.setdefault(table, schema.id_dtype(ids)))
+        columns = schema.completed(table, columns)
         values = {n: np.broadcast_to(np.asarray(v), (len(ids),)) for n, v in columns.items()}
         features = {schema.GRADIENT: feature}
         if update is not None:

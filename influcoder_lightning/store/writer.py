@@ -13,7 +13,7 @@ import numpy as np
 
 from influcoder_lightning.durable import copy_blocks, durable_path, write_new
 from influcoder_lightning.output import Output
-from influcoder_lightning.store import schema
+from influcoder_lightning.store import schema, text
 from influcoder_lightning.store.folder import exclusive
 from influcoder_lightning.store.segments import FeatureBlock
 
@@ -26,7 +26,7 @@ class StoreWriter:
 
     def __init__(self, path: Path, mode: str) -> None:
         self._output = Output(path)
-        self.file = h5py.File(self._output, mode)
+        self.file = h5py.File(self._output, mode, libver=schema.HDF5_VERSIONS)
 
     def __enter__(self) -> Self:
         return self
@@ -55,10 +55,10 @@ class StoreWriter:
         """
         writer = cls(Path(path), "w")
         file = writer.file
-        file.attrs.update(format=schema.FORMAT, schema_version=schema.SCHEMA_VERSION)
-        file.attrs.update(complete=False, note="the run has not finished")
-        for name, value in attributes.items():
-            file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
+        file.attrs.update(complete=False, schema_version=schema.SCHEMA_VERSION)
+        texts = {"format": schema.FORMAT, "note": "the run has not finished"}
+        for name, value in (texts | dict(attributes)).items():
+            writer.set_attribute(name, value)
         for table, columns in schema.TABLES.items():
             group = schema.create_table(file, table, columns)
             for name in schema.FEATURES if updates and table == "rows" else [schema.GRADIENT]:
@@ -69,11 +69,11 @@ class StoreWriter:
                 if keep_sketches:
                     schema.create_column(feature, "sketch", "f4", (sketch_dim,))
         schema.create_table(file, "windows", schema.WINDOW_COLUMNS)
-        schema.create_column(file, "query_text", h5py.string_dtype())
-        group = file.create_group("layers")
-        group.create_dataset("name", data=[x[0] for x in layers], dtype=h5py.string_dtype())
-        for column, name in enumerate(("out_features", "in_features", "offset"), start=1):
-            group.create_dataset(name, data=[x[column] for x in layers], dtype="i8")
+        schema.create_text_column(file, "query_text")
+        group = schema.create_table(file, "layers", schema.LAYER_COLUMNS)
+        schema.append(schema.create_text_column(group, "name"), [x[0] for x in layers])
+        for column, name in enumerate(schema.LAYER_COLUMNS, start=1):
+            schema.append(group[name], [x[column] for x in layers])
         return writer
 
     @classmethod
@@ -119,10 +119,8 @@ class StoreWriter:
         update: FeatureBlock | None,
     ) -> None:
         group = self.file[table]
-        if "sample_id" not in group:
-            schema.create_column(group, "sample_id", schema.id_dtype(ids))
-        values = {"sample_id": schema.encode_ids(ids, group["sample_id"].dtype), **columns}
-        for name, value in values.items():
+        self._append_ids(group, ids)
+        for name, value in schema.completed(table, columns).items():
             schema.append(group[name], np.broadcast_to(np.asarray(value), (len(ids),)))
         for feature_name, block in ((schema.GRADIENT, feature), (schema.UPDATE, update)):
             if block is None:
@@ -131,6 +129,15 @@ class StoreWriter:
             for name, value in block.parts().items():
                 if name in target:  # stores of the first release have no length; some no sketch
                     schema.append(target[name], value)
+
+    def _append_ids(self, group: h5py.Group, ids: Sequence[int | str]) -> None:
+        if "sample_id" not in group:
+            if isinstance(ids[0], str):
+                schema.create_text_column(group, "sample_id")
+            else:
+                schema.create_column(group, "sample_id", "i8")
+        schema.refuse_mixed(ids, text.is_text(group["sample_id"]))
+        schema.append(group["sample_id"], ids)
 
     def append_window(self, **values: Any) -> None:
         """Append one entry to the table of windows."""
@@ -146,8 +153,12 @@ class StoreWriter:
         schema.append(self.file["query_text"], texts)
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Set a root attribute (JSON for anything but text)."""
-        self.file.attrs[name] = value if isinstance(value, str) else json.dumps(value)
+        """Set a root attribute (JSON for anything but text).
+
+        Of fixed length: text of variable length would lie where no checksum covers it.
+        """
+        words = value if isinstance(value, str) else json.dumps(value)
+        self.file.attrs[name] = np.bytes_(words.encode("utf-8", "surrogatepass"))
 
     def close(self, complete: bool, note: str = "") -> None:
         """Mark the store complete or not, with a note saying why not, and close it.
@@ -157,7 +168,7 @@ class StoreWriter:
         """
         with self._output.checked():
             self.file.attrs["complete"] = complete
-            self.file.attrs["note"] = note
+            self.set_attribute("note", note)
         self._finish()
 
     def _finish(self) -> None:
