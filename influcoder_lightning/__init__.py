@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
+
+from influcoder_lightning.renamed import RenamedModules
 
 _EXPORTS = {
     "InfluenceCallback": "callback",
@@ -24,3 +27,6 @@ def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+sys.meta_path.insert(0, RenamedModules(__name__))

@@ -19,7 +19,7 @@ from influcoder_lightning.fidelity.data import StudyData
 from influcoder_lightning.fidelity.gradient_methods import Codes
 from influcoder_lightning.fidelity.gradients import cosines, unit
 from influcoder_lightning.influence import rank
-from influcoder_lightning.influence.rds import hidden_states
+from influcoder_lightning.influence.methods.rds import hidden_states
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Some samples of a store, in memory: where a study of a few thousand is enough."""
+"""Less than a store: some of its samples, in memory, or its queries without any sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,31 @@ from influcoder_lightning.influence.request import StoreReader, TextEncoder, Tex
 _READ = 8192
 
 
-class PartOfStore:
+class _QueriesOfStore:
+    """Queries and towers of a store, as methods read them."""
+
+    def __init__(self, store: StoreReader) -> None:
+        self._store = store
+        self.query_ids: NDArray[Any] = store.query_ids
+
+    def query_codes(self, window: int | None = None, end: bool = False) -> NDArray[np.float16]:
+        """As of the store."""
+        return self._store.query_codes(window, end=end)
+
+    def query_records(self, window: int | None = None, end: bool = False) -> pd.DataFrame:
+        """As of the store."""
+        return self._store.query_records(window, end=end)
+
+    def query_texts(self) -> Sequence[TextRow] | None:
+        """As of the store."""
+        return self._store.query_texts()
+
+    def text_tower(self) -> TextEncoder:
+        """As of the store."""
+        return self._store.text_tower()
+
+
+class PartOfStore(_QueriesOfStore):
     """The rows of some samples; ranks like the store itself, of which it is read in one pass.
 
     What methods take from all rows of a store (the curvature of `fisher`) comes from these rows
@@ -34,9 +58,8 @@ class PartOfStore:
     def __init__(self, store: StoreReader, keep: NDArray[np.bool_], columns: Sequence[str]) -> None:
         if not keep.any():
             raise RankingError("no row of the store is of the samples that were chosen")
-        self._store = store
+        super().__init__(store)
         self.sample_ids: NDArray[Any] = store.sample_ids[keep]
-        self.query_ids: NDArray[Any] = store.query_ids
         known = set(store.column_names())
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns if name in known}
         for rows, block in store.blocks(list(parts), _READ):
@@ -60,18 +83,49 @@ class PartOfStore:
             rows = slice(start, min(start + block_rows, len(self.sample_ids)))
             yield rows, {name: self._columns[name][rows] for name in names}
 
-    def query_codes(self, window: int | None = None, end: bool = False) -> NDArray[np.float16]:
-        """As of the store."""
-        return self._store.query_codes(window, end=end)
 
-    def query_records(self, window: int | None = None, end: bool = False) -> pd.DataFrame:
-        """As of the store."""
-        return self._store.query_records(window, end=end)
+class StoreWithoutRows(_QueriesOfStore):
+    """What a store says of samples that it never saw: its queries and towers.
 
-    def query_texts(self) -> Sequence[TextRow] | None:
-        """As of the store."""
-        return self._store.query_texts()
+    A method that reads its rows would rank the samples that were valued; here that is an error.
 
-    def text_tower(self) -> TextEncoder:
-        """As of the store."""
-        return self._store.text_tower()
+    Args:
+        store: to read from.
+        method: that ranks, for the message.
+    """
+
+    def __init__(self, store: StoreReader, method: str) -> None:
+        super().__init__(store)
+        self.method = method
+        self.path = getattr(store, "path", None)
+
+    @property
+    def sample_ids(self) -> NDArray[Any]:
+        """Raises `RankingError`."""
+        raise self._refusal()
+
+    def column_names(self) -> list[str]:
+        """Raises `RankingError`."""
+        raise self._refusal()
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Raises `RankingError`."""
+        raise self._refusal()
+
+    def blocks(
+        self, names: Sequence[str], block_rows: int
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Raises `RankingError`."""
+        raise self._refusal()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a store has, which is of its rows."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self._refusal()
+
+    def _refusal(self) -> RankingError:
+        return RankingError(
+            f"method {self.method!r} reads the rows of the samples that were valued, and these "
+            "samples are new; use 'encoder', or a method on text"
+        )

@@ -4,52 +4,45 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
+import pkgutil
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence import methods
+from influcoder_lightning.influence.method import Method
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request, StoreReader
 
-Method = Callable[..., Ranking]
-_M = TypeVar("_M", bound=Method)
-
-_BUILT_IN = {
-    "cosine": "cosine",
-    "projected_cosine": "projected_cosine",
-    "tracin": "tracin",
-    "less": "less",
-    "fisher": "fisher",
-    "relatif": "relatif",
-    "unrolled": "unrolled",
-    "self": "self_influence",
-    "encoder": "encoder",
-    "loss": "loss",
-    "length": "length",
-    "random": "random",
-    "tfidf": "tfidf",
-    "bm25": "bm25",
-    "rds": "rds",
-    "icp": "icp",
-}
+_F = TypeVar("_F", bound=Callable[..., Ranking])
 _METHODS: dict[str, Method] = {}
 PLUGINS = "influcoder_lightning.methods"
 """Group of entry points: a method that an installed package brings along, under its name."""
 
 
-def register(name: str) -> Callable[[_M], _M]:
+def register(
+    name: str, *, needs: Iterable[str] | None = None, says: str | None = None
+) -> Callable[[_F], _F]:
     """Make a function available as `rank(method=name)`.
 
     It takes a `Request` and its own options as keyword arguments, and returns a `Ranking`.
 
+    Args:
+        name: of the method.
+        needs: what it works on: some of "gradients", "records" (ids, tokens and losses of the
+            steps) and "updates" of samples that were valued, "queries", "text", "tower" (a run's
+            encoder of text), "model". The recipes refuse a method before an hour has gone into
+            what it needs. None: it does not say, and shows when it runs.
+        says: how it ranks, in one sentence that reports show with its name.
+
     Raises:
-        RankingError: the name belongs to another method.
+        RankingError: the name belongs to another method, or an unknown need.
 
     Example:
         >>> from influcoder_lightning.influence import Ranking, rank, register
-        >>> @register("by_prompt")
+        >>> @register("by_prompt", needs={"text"})
         ... def by_prompt(request, *, sign=1):
         ...     ids, rows = request.data_rows()
         ...     return Ranking(ids, [sign * len(row["prompt"]) for row in rows])
@@ -57,37 +50,49 @@ def register(name: str) -> Callable[[_M], _M]:
         >>> rank(None, "by_prompt", data=rows).top_k(1)
         [1]
     """
+    if isinstance(needs, str):  # else its letters would be the needs
+        needs = [needs]
 
-    def add(function: _M) -> _M:
-        owner = f"{__package__}.{_BUILT_IN[name]}" if name in _BUILT_IN else None
+    def add(function: _F) -> _F:
+        owner = _module(name) if name in _built_in() else None
         known = _METHODS.get(name)
-        same = known is None or (known.__module__, known.__qualname__) == (
+        same = known is None or (known.function.__module__, known.function.__qualname__) == (
             function.__module__,
             function.__qualname__,
         )
         if not same or owner not in (None, function.__module__):
             raise RankingError(f"a ranking method {name!r} exists already; choose another name")
-        _METHODS[name] = function
+        _METHODS[name] = Method(name, function, None if needs is None else frozenset(needs), says)
         return function
 
     return add
 
 
+@cache
+def _built_in() -> frozenset[str]:
+    """Names of the package's own methods, each that of its file."""
+    return frozenset(module.name for module in pkgutil.iter_modules(methods.__path__))
+
+
+def _module(name: str) -> str:
+    return f"{methods.__name__}.{name}"
+
+
 def available_methods() -> list[str]:
     """Names of all ranking methods, sorted: built in, registered, or of an installed package."""
-    return sorted({*_BUILT_IN, *_METHODS, *entry_points(group=PLUGINS).names})
+    return sorted({*_built_in(), *_METHODS, *entry_points(group=PLUGINS).names})
 
 
 def get_method(name: str) -> Method:
-    """The function behind a name.
+    """The method of a name.
 
     Raises:
         RankingError: unknown name; lists the known ones. Or the package that brings the method
             cannot be imported.
     """
     if name not in _METHODS:
-        if name in _BUILT_IN:
-            importlib.import_module(f"{__package__}.{_BUILT_IN[name]}")
+        if name in _built_in():
+            importlib.import_module(_module(name))
         else:
             for plugin in entry_points(group=PLUGINS, name=name):
                 _load(plugin)
@@ -99,6 +104,12 @@ def get_method(name: str) -> Method:
             f"unknown ranking method {name!r}{hint} Known methods: {', '.join(known)}"
         )
     return _METHODS[name]
+
+
+def what_it_says(name: str) -> str | None:
+    """How a method ranks; None for a method of an installed package that was not asked for yet."""
+    known = name in _METHODS or name in _built_in()
+    return get_method(name).says if known else None
 
 
 def _load(plugin: EntryPoint) -> None:
@@ -141,14 +152,11 @@ def rank(
     Raises:
         RankingError: unknown method, option or query, or something the method needs is missing.
     """
-    function = get_method(method)
-    _, *accepted = inspect.signature(function).parameters.values()
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted)
-    names = sorted(parameter.name for parameter in accepted)
-    if not open_ended and (unknown := sorted(set(options) - set(names))):
+    found = get_method(method)
+    if unknown := found.refused(options):
         raise RankingError(
             f"method {method!r} has no option {', '.join(unknown)}; "
-            f"its options: {', '.join(names) or 'none'}"
+            f"its options: {', '.join(found.options()) or 'none'}"
         )
     request = Request(
         method=method,
@@ -158,7 +166,7 @@ def rank(
         data=data,
         model=model,
     )
-    ranking = function(request, **options)
+    ranking = found.function(request, **options)
     path = getattr(store, "path", None)
     provenance = {
         "method": method,

@@ -27,7 +27,7 @@ from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array
-from influcoder_lightning.influence.registry import available_methods
+from influcoder_lightning.influence.registry import available_methods, get_method
 from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import lds_removal, page, valuate
 from influcoder_lightning.recipes.materials import Materials
@@ -42,7 +42,6 @@ from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)
-_WITH_MODEL = ("rds", "icp")
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -194,10 +193,14 @@ def _scores(
     model = None
     for name in cfg.lds.methods:
         options: dict[str, Any] = {}
-        if name in _WITH_MODEL:
+        method = get_method(name)
+        if method.requires("model"):
             model = model or load_base_model(cfg.model.name)
-            options = {"model": model, "tokenizer": materials.tokenizer}
-            options["template"] = cfg.icp.template if name == "icp" else cfg.model.template
+            template = cfg.icp.template if name == "icp" else cfg.model.template
+            given = {"tokenizer": materials.tokenizer, "template": template}
+            refused = method.refused(given)
+            options = {key: value for key, value in given.items() if key not in refused}
+            options["model"] = model
         ranking: Ranking = store.rank(name, data=materials.pool.identified(), **options)
         scores[name] = truth.scores_of(ranking)
     for name, path in (cfg.lds.scores or {}).items():

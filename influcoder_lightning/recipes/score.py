@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning import InfluenceStore, rank
+from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.influence.part import StoreWithoutRows
+from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.models import device, load_model
 from influcoder_lightning.recipes import page, score_text
 from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
+from influcoder_lightning.recipes.method_checks import check_for_new_rows
 from influcoder_lightning.recipes.run_folder import RANKING, STORE, locate, source_folder
 from influcoder_lightning.recipes.saved_config import load_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain
@@ -23,8 +26,7 @@ from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
 log = logging.getLogger(__name__)
-_TEXT_METHODS = ("encoder", "tfidf", "length", "random")
-_TOWARDS_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled")
+_EARLIER = {"gradients", "queries"}  # a run's method that goes on to new queries
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -49,12 +51,8 @@ def run(cfg: Settings, folder: Path) -> None:
             "data.pool=<file> for samples that were not trained on, or rank.method=<name>."
         )
     cfg.rank.method = method or (_earlier(valued) if known else "encoder")
-    if not known and cfg.rank.method not in _TEXT_METHODS:
-        raise ConfigError(
-            f"rank.method={cfg.rank.method} needs the gradients of the samples, and {cfg.data.pool}"
-            f" is not the pool that was valued ({valued.data.pool}). Use rank.method=encoder, "
-            "which works from text."
-        )
+    if not known:
+        check_for_new_rows(cfg, valued.data.pool)
     scores = None
     if cfg.rank.method == "encoder":
         assert pool is not None
@@ -85,18 +83,13 @@ def _write(
     materials: Materials, folder: Path, store: InfluenceStore, ids: list[Any] | None, known: bool
 ) -> None:
     cfg, pool = materials.cfg, materials.pool
-    ranking: Ranking = store.rank(cfg.rank.method, queries=ids, data=pool.identified())
+    name, rows = cfg.rank.method, pool.identified()
     if known:
-        fit_to_pool(ranking, pool, str(store.folder))
+        ranking = fit_to_pool(store.rank(name, queries=ids, data=rows), pool, str(store.folder))
+    else:
+        ranking = rank(StoreWithoutRows(store, name), name, queries=ids, data=rows)
     ranking.save(folder / RANKING)
     save_config(cfg, folder, pool=pool.fingerprint())
-    page.write(
-        folder,
-        [
-            page.opening("Samples ranked anew", materials, page.ranked(ranking, materials)),
-            page.ranking_section(ranking, pool),
-        ],
-    )
     title = "Samples of an earlier run, valued anew" if known else "New samples, scored"
     page.write(
         folder,
@@ -148,4 +141,8 @@ def _borrow(where: Path, target: Path) -> None:
 def _earlier(valued: Settings) -> str:
     """The run's own method, where it asks for queries; else the recipes' default."""
     method = str(valued.rank.method)
-    return method if method in _TOWARDS_QUERIES else str(defaults().rank.method)
+    try:
+        needs = get_method(method).needs
+    except RankingError:  # of a package that is not installed any more
+        needs = None
+    return method if needs is not None and needs >= _EARLIER else str(defaults().rank.method)

@@ -11,7 +11,7 @@ from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.data.overlap import PoolOverlap
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.encoder import tower_and_queries
+from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.recipes import score_page

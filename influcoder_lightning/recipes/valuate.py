@@ -14,6 +14,7 @@ from influcoder_lightning.models import add_lora, device, load_adapter, load_bas
 from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
+from influcoder_lightning.recipes.method_checks import check_for_valuation
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
 from influcoder_lightning.recipes.resumed import RecipeValuation, depends_on
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, require
@@ -26,9 +27,6 @@ from influcoder_lightning.resume import forget_states, refuse_changes
 from influcoder_lightning.store.folder import refuse_existing
 
 log = logging.getLogger(__name__)
-_WITH_MODEL = ("icp", "rds")
-_WITH_QUERIES = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled",
-                 "encoder", "tfidf", "bm25")  # fmt: skip
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
 
 
@@ -83,7 +81,7 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     check(cfg, folder)
     n_queries = materials.n_queries  # what is wrong with the rows shows first
     require(cfg, "model.name", materials.recipe)
-    _check_method(cfg, n_queries)
+    check_for_valuation(cfg, n_queries)
     _describe(materials, folder)
     where = folder / STORE
     store = (_train if cfg.mode == "training" else _extract)(materials, where)
@@ -101,23 +99,6 @@ def _describe(materials: Materials, folder: Path) -> None:
     for name in (RANKING, SELECTED):  # of a valuation that this one replaces
         (folder / name).unlink(missing_ok=True)
     save_config(cfg, folder, complete=False, pool=pool)
-
-
-def _check_method(cfg: Settings, n_queries: int) -> None:
-    """Refuse a method that could not rank what this run will have."""
-    method = cfg.rank.method
-    if method in _WITH_MODEL:
-        raise ConfigError(
-            f"rank.method={method} asks a model, not a valuation: use recipe=icp, or "
-            f"recipe=lds lds.methods=[{method}]."
-        )
-    if not n_queries and method in _WITH_QUERIES:
-        raise ConfigError(
-            f"rank.method={method} ranks by queries: give data.query=<file>, or a method that "
-            "needs none, like rank.method=self."
-        )
-    if method == "less" and not cfg.influence.optimizer_features:
-        raise ConfigError("rank.method=less needs influence.optimizer_features=true.")
 
 
 def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from influcoder_lightning.influence.registry import what_it_says
+
 GLOSSARY: dict[str, str] = {
     "95 % from": "Lower end of the interval that holds the true mean in 95 of 100 such "
     "experiments (Student's t over seeds).",
@@ -15,7 +17,6 @@ GLOSSARY: dict[str, str] = {
     "interval.",
     "best place": "Place of the sample with the query (or method) that likes it most, in per cent "
     "of the ranking; 0 is first.",
-    "bm25": "Word overlap with the queries as search engines weight it; a baseline.",
     "bottom k in common": "Share of the k worst samples of one ranking that are among the k worst "
     "of the other.",
     "bottom_k": "The k samples with the lowest scores.",
@@ -28,25 +29,18 @@ GLOSSARY: dict[str, str] = {
     "says how far a model learns the same from both.",
     "confidence": "How sure the text tower is of this score, from 0 to 1.",
     "copies": "Number of the group of near-copies, and how many samples it has.",
-    "cosine": "Ranks by the mean cosine of a sample's gradients with the queries' of the same "
-    "window.",
     "cpu ms/sample": "Processor milliseconds until a new sample can be compared with a query.",
     "drift": "Mean over queries of the cosine between a query's gradient at the start and at the "
     "end of a window; 1 means that the model asks for the same, 0 for something unrelated.",
-    "encoder": "Scores from text alone: the text tower against the queries' codes.",
     "end of the run": "Seconds after the last step: the text tower is fitted and all rows are "
     "merged into one file.",
     "extraction": "Time of the pass over the pool with the frozen model.",
-    "fisher": "Ranks by gradient cosines after taking off what all samples teach anyway (the "
-    "run's curvature).",
     "full": "All samples of the pool, for as many steps as every other arm.",
     "full_equal_compute": "All samples, for all the steps that the loop took.",
     "group": "What the pool's rows call their group.",
     "held-out loss": "Mean negative log-likelihood per response token, in nats, on evaluation "
     "rows that neither training nor ranking has seen; lower is better.",
     "highest score": "Score of the sample with rank 1.",
-    "icp": "Share of queries whose answer the sample makes more likely as a one-shot "
-    "demonstration.",
     "k": "How many samples of each end of both rankings are compared.",
     "kendall": "Rank correlation by counting pairs: 1 is the same order, 0 none, -1 the reverse.",
     "kept": "Samples that the round left.",
@@ -55,12 +49,9 @@ GLOSSARY: dict[str, str] = {
     "scores of a subset's members with what training on the subset did to a query's loss; mean "
     "over queries.",
     "learned from": "Samples that the method was fitted on.",
-    "length": "How long the response is; a baseline.",
-    "less": "Ranks by the cosine of the update that the optimizer would make from the sample.",
     "loop": "What the loop kept in its best round.",
     "loop against random_k": "Held-out loss after training on what the loop kept minus that after "
     "training on as many random samples, mean over seeds; below zero: the loop helps.",
-    "loss": "The sample's own training loss; a baseline.",
     "loss on held-out queries": "Mean loss per response token on the query rows that do not rank, "
     "in nats.",
     "lowest score": "Score of the sample with the last rank.",
@@ -81,15 +72,11 @@ GLOSSARY: dict[str, str] = {
     "the mean.",
     "percentile": "Place in the ranking in per cent: 0 is the best sample, 100 the worst.",
     "pool": "The samples that are valued and can be chosen.",
-    "projected_cosine": "The cosine method with what the codes do not hold counted as zero.",
     "prompt": "What the model is given; no loss is taken on it.",
     "queries": "The samples that say what the model should become good at; scores are towards "
     "them.",
-    "random": "Scores by chance; a control.",
     "random_k": "k samples drawn at random from the pool, anew for each seed.",
     "rank": "Place in the ranking; 1 is the most helpful sample.",
-    "rds": "Similarity of the model's hidden states; a baseline.",
-    "relatif": "The fisher method divided by what the sample does to the model at all.",
     "removed": "How many of the best samples were left out of the training.",
     "response": "What the model learns to answer.",
     "retraining steps": "Optimizer steps of the round's training on what it kept.",
@@ -108,7 +95,6 @@ GLOSSARY: dict[str, str] = {
     "seeds": "Repetitions of the training, each with other initial weights, another order of the "
     "samples, and another random subset.",
     "seeds per subset": "Models trained on each subset.",
-    "self": "Squared gradient norm: large for mislabelled and unusual samples; needs no queries.",
     "share of samples below": "Share of the samples whose score is lower.",
     "sketch": "The sample's gradient after a random projection, from which its code is computed.",
     "spearman": "Rank correlation of two methods: 1 is the same order, 0 none, -1 the reverse.",
@@ -121,7 +107,6 @@ GLOSSARY: dict[str, str] = {
     "strategy": "How the samples were chosen from the ranking (select.strategy).",
     "subsets": "Random subsets of the pool that models were trained on.",
     "task": "What the pool's rows call their task.",
-    "tfidf": "Word overlap with the queries, weighted; a baseline.",
     "to": "Upper end of the interval.",
     "top k in common": "Share of the k best samples of one ranking that are among the k best of "
     "the other.",
@@ -130,11 +115,8 @@ GLOSSARY: dict[str, str] = {
     "after training on k random ones, mean over seeds; below zero: the ranking helps.",
     "tower version": "Which version of the encoder the window's rows and queries were compressed "
     "by; codes of two versions do not compare.",
-    "tracin": "Ranks by the sum over a sample's steps of learning rate times gradient dot product.",
     "training with valuation": "Time of the fine-tuning run, the valuation's part included; "
     "several processes are added up.",
-    "unrolled": "Ranks by the effect of a sample's steps at the end of the run, after later steps "
-    "made forget.",
     "valuation steps": "Optimizer steps of the round's valuation run.",
     "valued": "Samples that the round valued.",
     "window": "A stretch of the training whose samples are compared with one set of query "
@@ -145,5 +127,6 @@ GLOSSARY: dict[str, str] = {
 
 
 def definition(term: str) -> str | None:
-    """What a term means, whatever its case; None where the glossary does not have it."""
-    return GLOSSARY.get(term.strip().lower())
+    """What a term means, whatever its case; a ranking method says it itself. None: not known."""
+    term = term.strip().lower()
+    return GLOSSARY.get(term) or what_it_says(term)

@@ -45,7 +45,7 @@ def folder(tmp_path, first, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield tmp_path
-    for name in set(registry._METHODS) - set(registry._BUILT_IN):
+    for name in set(registry._METHODS) - registry._built_in():
         del registry._METHODS[name]
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):

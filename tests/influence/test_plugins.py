@@ -8,6 +8,7 @@ import pytest
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import Ranking, available_methods, rank, registry
+from influcoder_lightning.report.glossary import definition
 
 ROWS = [{"prompt": "Hi", "response": "ho"}, {"prompt": "Hello", "response": "ho"}]
 METHOD = """
@@ -70,3 +71,20 @@ def test_a_package_cannot_take_the_place_of_a_built_in_method(install):
     ranking = rank(None, "bm25", queries=ROWS, data=ROWS)
     assert ranking.method == "bm25"
     assert "our_methods" not in sys.modules
+
+
+def test_a_method_says_what_it_needs_or_nothing(install):
+    install(METHOD.format(register="", decorator=""))
+    assert registry.get_method("ours").needs is None
+    assert registry.get_method("bm25").needs == {"text", "queries"}
+    assert registry.get_method("less").requires("updates")
+    with pytest.raises(RankingError, match=r"needs=\['tokens'\].*text, tower, model"):
+        registry.register("theirs", needs={"tokens"})(lambda request: None)
+    assert "theirs" not in available_methods()
+
+
+def test_every_built_in_method_says_what_it_needs_and_how_it_ranks():
+    for name in sorted(registry._built_in()):
+        method = registry.get_method(name)
+        assert method.needs, name
+        assert str(definition(name)).endswith("."), name

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning.influence import registry
 from influcoder_lightning.recipes.materials import Materials
 
 TINY = [
@@ -60,6 +61,12 @@ def pool(base, tmp_path_factory) -> Path:
     write_jsonl(rows[:50], folder / "a.jsonl")
     write_jsonl(rows[50:], folder / "b.jsonl")
     return folder
+
+
+@pytest.fixture
+def own_method():
+    yield "ours"
+    registry._METHODS.pop("ours", None)
 
 
 def test_new_rows_are_scored_as_by_the_method_in_memory(base, pool, tmp_path):
@@ -127,6 +134,42 @@ def test_new_rows_towards_new_queries(base, pool, tmp_path):
     expected = store.rank("encoder", queries=asked, data=load_rows(pool / "a.jsonl"))
     got = Ranking.load(folder / "ranking.csv").align(expected.sample_ids)
     np.testing.assert_allclose(got.scores, expected.scores, atol=1e-6)
+
+
+def test_new_rows_are_ranked_by_a_method_on_text(base, pool, tmp_path):
+    run("score", tmp_path, f"from={base}", f"data.pool={pool}/a.jsonl", "rank.method=bm25")
+    expected = InfluenceStore(base).rank("bm25", data=load_rows(pool / "a.jsonl"))
+    got = Ranking.load(tmp_path / "ranking.csv").align(expected.sample_ids)
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("needs", [{"text"}, None], ids=["declared", "undeclared"])
+def test_new_rows_are_ranked_by_a_plug_in_on_text(base, pool, tmp_path, own_method, needs):
+    @registry.register(own_method, needs=needs)
+    def by_prompt(request):
+        ids, rows = request.data_rows()
+        return Ranking(ids, [len(row["prompt"]) for row in rows])
+
+    run("score", tmp_path, f"from={base}", f"data.pool={pool}/a.jsonl", f"rank.method={own_method}")
+    got = Ranking.load(tmp_path / "ranking.csv").align(list(range(50)))
+    lengths = [len(row["prompt"]) for row in load_rows(pool / "a.jsonl")]
+    np.testing.assert_array_equal(got.scores, lengths)
+
+
+def test_new_rows_never_get_the_scores_of_valued_samples(base, pool, tmp_path, own_method, capsys):
+    """Their ids can be the same: both count from 0."""
+
+    @registry.register(own_method)
+    def by_gradients(request):
+        store = request.require_store()
+        return Ranking(store.sample_ids, store.column("grad_norm"))
+
+    for method, words in [(own_method, "these samples are new"), ("length", "needs the records")]:
+        with pytest.raises(SystemExit):
+            run("score", tmp_path / method, f"from={base}", f"data.pool={pool}/a.jsonl",
+                f"rank.method={method}")  # fmt: skip
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / method / "ranking.csv").exists()
 
 
 def test_the_valued_pool_can_be_scored_from_text_too(base, tmp_path):

@@ -22,7 +22,7 @@ from influcoder_lightning.data.overlap import PoolOverlap
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError, DataError, RankingError
-from influcoder_lightning.influence.encoder import score_texts
+from influcoder_lightning.influence.methods.encoder import score_texts
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.text_scores import rank_text
 from influcoder_lightning.scoring.parts import ScoreParts

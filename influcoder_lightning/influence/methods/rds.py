@@ -28,7 +28,11 @@ from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import rank_text
 
 
-@register("rds")
+@register(
+    "rds",
+    needs={"model", "text", "queries"},
+    says="Similarity of the model's hidden states; a baseline.",
+)
 def rds(
     request: Request,
     *,

@@ -15,7 +15,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
-@register("cosine")
+@register(
+    "cosine",
+    needs={"gradients", "queries"},
+    says="Ranks by the mean cosine of a sample's gradients with the queries' of the same window.",
+)
 def cosine(request: Request, *, per_query: bool | None = None, block_rows: int = 8192) -> Ranking:
     """Mean cosine with the queries.
 

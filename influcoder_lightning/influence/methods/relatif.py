@@ -23,7 +23,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
-@register("relatif")
+@register(
+    "relatif",
+    needs={"gradients", "queries"},
+    says="The fisher method divided by what the sample does to the model at all.",
+)
 def relatif(
     request: Request,
     *,

@@ -20,7 +20,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.text_scores import joined_text, rank_text
 
 
-@register("bm25")
+@register(
+    "bm25",
+    needs={"text", "queries"},
+    says="Word overlap with the queries as search engines weight it; a baseline.",
+)
 def bm25(request: Request, *, k1: float = 1.5, b: float = 0.75, block_rows: int = 8192) -> Ranking:
     """Mean BM25 score of the samples for the queries' text; `block_rows` bounds the memory.
 

@@ -26,7 +26,11 @@ from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import rank_text
 
 
-@register("encoder")
+@register(
+    "encoder",
+    needs={"text", "tower", "queries"},
+    says="Scores from text alone: the text tower against the queries' codes.",
+)
 def encoder(request: Request, *, block_rows: int = 1024) -> Ranking:
     """Mean cosine of encoded text with the query codes; `block_rows` rows are encoded at a time.
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.errors import CaptureError, ConfigError, DataError, RankingError
 from influcoder_lightning.influence import rank
-from influcoder_lightning.probing.choose_queries import choose_queries
-from influcoder_lightning.probing.prober import InContextProber
-from influcoder_lightning.probing.prompts import Prompts
+from influcoder_lightning.influence.probing.choose_queries import choose_queries
+from influcoder_lightning.influence.probing.prober import InContextProber
+from influcoder_lightning.influence.probing.prompts import Prompts
 
 ROWS = [
     {"id": f"s{i}", "prompt": f"say {word} {'again ' * i}", "response": f"{word} it is"}

@@ -34,7 +34,11 @@ from influcoder_lightning.influence.row_scores import PER_QUERY_BYTES, rank_by_c
 Groups = Mapping[Any, Hashable] | Sequence[Hashable]
 
 
-@register("less")
+@register(
+    "less",
+    needs={"gradients", "updates", "queries"},
+    says="Ranks by the cosine of the update that the optimizer would make from the sample.",
+)
 def less(
     request: Request,
     *,

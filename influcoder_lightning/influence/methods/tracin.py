@@ -19,7 +19,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
-@register("tracin")
+@register(
+    "tracin",
+    needs={"gradients", "queries"},
+    says="Ranks by the sum over a sample's steps of learning rate times gradient dot product.",
+)
 def tracin(request: Request, *, per_query: bool | None = None, block_rows: int = 8192) -> Ranking:
     """Sum of learning rate x dot product; options as for `cosine`.
 

@@ -14,7 +14,11 @@ from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 
-@register("length")
+@register(
+    "length",
+    needs={"records"},
+    says="How long the response is; a baseline.",
+)
 def length(request: Request) -> Ranking:
     """Number of response tokens, larger first."""
     store = request.require_store()

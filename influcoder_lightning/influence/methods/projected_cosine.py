@@ -17,7 +17,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
-@register("projected_cosine")
+@register(
+    "projected_cosine",
+    needs={"gradients", "queries"},
+    says="The cosine method with what the codes do not hold counted as zero.",
+)
 def projected_cosine(
     request: Request, *, per_query: bool | None = None, block_rows: int = 8192
 ) -> Ranking:

@@ -17,7 +17,11 @@ from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 
-@register("loss")
+@register(
+    "loss",
+    needs={"records"},
+    says="The sample's own training loss; a baseline.",
+)
 def loss(request: Request) -> Ranking:
     """Mean loss of the rows, larger first; a sample whose rows all lack a loss gets NaN.
 

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.errors import CaptureError, ConfigError
-from influcoder_lightning.probing.prompts import Prompts, Query
+from influcoder_lightning.influence.probing.prompts import Prompts, Query
 
 _WORTH_SHARING = 192  # tokens that a shared prefix must save to be run on its own
 _MOST_TOKENS = 2048  # context by default, where the model allows more

@@ -17,7 +17,11 @@ from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 
-@register("self")
+@register(
+    "self",
+    needs={"gradients"},
+    says="Squared gradient norm: large for mislabelled and unusual samples; needs no queries.",
+)
 def self_influence(request: Request) -> Ranking:
     """Mean squared gradient norm, larger first.
 

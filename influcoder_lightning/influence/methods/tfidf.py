@@ -19,7 +19,11 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.text_scores import joined_text, rank_text
 
 
-@register("tfidf")
+@register(
+    "tfidf",
+    needs={"text", "queries"},
+    says="Word overlap with the queries, weighted; a baseline.",
+)
 def tfidf(request: Request, *, block_rows: int = 8192) -> Ranking:
     """Mean TF-IDF cosine with the queries' text; `block_rows` bounds the memory.
 

@@ -13,7 +13,11 @@ from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 
-@register("random")
+@register(
+    "random",
+    needs={"records"},
+    says="Scores by chance; a control.",
+)
 def random(request: Request, *, seed: int = 0) -> Ranking:
     """A permutation of the samples without ties, the same for the same seed."""
     samples = SampleRows(request.require_store().sample_ids)

@@ -24,7 +24,12 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import unit_rows
 
 
-@register("unrolled")
+@register(
+    "unrolled",
+    needs={"gradients", "queries"},
+    says="Ranks by the effect of a sample's steps at the end of the run, after later "
+    "steps made forget.",
+)
 def unrolled(request: Request, *, rate: float = 1.0) -> Ranking:
     """Sum of unit gradients' effects on the queries at the end of training.
 

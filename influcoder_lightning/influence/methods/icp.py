@@ -23,7 +23,11 @@ from influcoder_lightning.influence.text_scores import rank_text
 SCORES = ("share", "gain")
 
 
-@register("icp")
+@register(
+    "icp",
+    needs={"model", "text", "queries"},
+    says="Share of queries whose answer the sample makes more likely as a one-shot demonstration.",
+)
 def icp(
     request: Request, *, tokenizer: Any = None, score: str = "share", **options: Any
 ) -> Ranking:
@@ -33,13 +37,13 @@ def icp(
         request: with data, queries and a causal LM as model.
         tokenizer: of the model.
         score: "share" or "gain"; `Ranking.per_query` holds 0 and 1, or the gains.
-        **options: of `probing.prober.InContextProber`: template, separator, max_length,
-            batch_tokens.
+        **options: of `influence.probing.prober.InContextProber`: template, separator,
+            max_length, batch_tokens.
 
     Raises:
         RankingError: no model, tokenizer or text, or an unknown score.
     """
-    from influcoder_lightning.probing.prober import InContextProber
+    from influcoder_lightning.influence.probing.prober import InContextProber
 
     check_score(score)
     if request.model is None or tokenizer is None:

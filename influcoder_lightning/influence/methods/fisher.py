@@ -18,7 +18,12 @@ from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 
 
-@register("fisher")
+@register(
+    "fisher",
+    needs={"gradients", "queries"},
+    says="Ranks by gradient cosines after taking off what all samples teach anyway (the "
+    "run's curvature).",
+)
 def fisher(
     request: Request,
     *,

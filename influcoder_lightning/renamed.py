@@ -1,0 +1,64 @@
+"""Modules under the names they had in release 0.1: importable for one release more, with a warning.
+
+Nothing here is imported until somebody asks for such a name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_METHODS = (
+    *("bm25", "cosine", "encoder", "fisher", "icp", "length", "less", "loss", "projected_cosine"),
+    *("random", "rds", "relatif", "tfidf", "tracin", "unrolled"),
+)
+_NOW = {
+    **{f"influence.{name}": f"influence.methods.{name}" for name in _METHODS},
+    "influence.self_influence": "influence.methods.self",
+    "probing": "influence.probing",
+}
+"""Module in 0.1 -> module now; those inside a package go along."""
+
+
+class RenamedModules(MetaPathFinder, Loader):
+    """Finds a module of this package under its old name; asked before all other finders.
+
+    Else a module inside a renamed package would be found twice, as two modules.
+
+    Args:
+        package: name of this package.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The old name's spec; None where the name is none of ours."""
+        return None if self._new_name(fullname) is None else ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module of today in the place of the one asked for."""
+        new = self._new_name(module.__name__)
+        assert new is not None
+        warnings.warn(
+            f"{module.__name__} is now {new}; the old name goes in the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        sys.modules[module.__name__] = importlib.import_module(new)
+
+    def _new_name(self, fullname: str) -> str | None:
+        package, _, inside = fullname.partition(".")
+        if package != self._package:
+            return None
+        for old, new in _NOW.items():
+            if inside == old or inside.startswith(f"{old}."):
+                return f"{package}.{new}{inside.removeprefix(old)}"
+        return None
