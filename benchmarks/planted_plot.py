@@ -21,7 +21,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    from influcoder_lightning.report.style import ACCENT, INK, MUTED, PALETTE, tidy
+    from influcoder_lightning.report.press.style import ACCENT, INK, MUTED, PALETTE, tidy
 
     mpl.rcParams["svg.hashsalt"] = "planted"  # the same bytes for the same figures
     panels = [name for name in PANELS if name in result]

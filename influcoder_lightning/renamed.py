@@ -17,10 +17,27 @@ _METHODS = (
     *("bm25", "cosine", "encoder", "fisher", "icp", "length", "less", "loss", "projected_cosine"),
     *("random", "rds", "relatif", "tfidf", "tracin", "unrolled"),
 )
+_PRESS = ("blocks", "explorer", "glossary", "html", "markdown", "style", "svg", "units")
+_FINDINGS = (
+    "ambiguous",
+    "comparison",
+    "cost",
+    "distribution",
+    "drift",
+    "headline",
+    "samples",
+    "tables",
+)
 _NOW = {
     **{f"influence.{name}": f"influence.methods.{name}" for name in _METHODS},
     "influence.self_influence": "influence.methods.self",
     "probing": "influence.probing",
+    **{f"report.{name}": f"report.press.{name}" for name in _PRESS},
+    "report.agreement": "report.findings.two_rankings",
+    **{f"report.{name}": f"report.findings.{name}" for name in _FINDINGS},
+    "report.duplicates": "report.findings.near_copies",
+    "report.heatmap": "report.findings.method_agreement",
+    "report.plots": "report.findings.ranking_curve",
 }
 """Module in 0.1 -> module now; those inside a package go along."""
 

@@ -11,13 +11,13 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.agreement import Pair, agreement, pair
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.score_files import load_scores
-from influcoder_lightning.recipes import page
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.report import Chart, Number, Numbers, Section, Table, Text
-from influcoder_lightning.report.agreement import agreement_figure
-from influcoder_lightning.report.blocks import Block
+from influcoder_lightning.report.findings.two_rankings import agreement_figure
+from influcoder_lightning.report.press.blocks import Block
 
 log = logging.getLogger(__name__)
 

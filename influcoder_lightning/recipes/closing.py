@@ -17,10 +17,10 @@ from rich.text import Text
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.printable import printable
-from influcoder_lightning.recipes.page import other_method
+from influcoder_lightning.recipes.pages.page import other_method
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, locate
 from influcoder_lightning.recipes.saved_config import CONFIG, load_config
-from influcoder_lightning.report.units import duration
+from influcoder_lightning.report.press.units import duration
 from influcoder_lightning.spreadsheet import from_cell
 from influcoder_lightning.store import schema
 

@@ -11,9 +11,9 @@ from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune import evaluate
 from influcoder_lightning.models import load_base_model
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, Split
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain, retrain_steps
 from influcoder_lightning.recipes.run_folder import require, source_folder

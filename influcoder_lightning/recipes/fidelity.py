@@ -14,19 +14,19 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.fidelity.splits import PARTS
 from influcoder_lightning.fidelity.table import merge_parts
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.fidelity_part import run_part
 from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.run_folder import require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.report import Chart, Section, Text
-from influcoder_lightning.report.fidelity import (
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.fidelity import (
     cascade_figure,
     curve_figure,
     fidelity_table,
     quality_figure,
 )
+from influcoder_lightning.recipes.run_folder import require
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings, plain
+from influcoder_lightning.report import Chart, Section, Text
 from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.valuation import library_versions
 

@@ -23,8 +23,8 @@ from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.models import device, load_adapter, load_base_model
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import RANKING, require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain

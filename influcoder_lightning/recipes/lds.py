@@ -29,15 +29,16 @@ from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array
 from influcoder_lightning.influence.registry import available_methods, get_method
 from influcoder_lightning.models import load_base_model
-from influcoder_lightning.recipes import lds_removal, page, valuate
+from influcoder_lightning.recipes import lds_removal, valuate
 from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.lds import lds_headline, lds_sections
 from influcoder_lightning.recipes.run_folder import locate, require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report import Text
-from influcoder_lightning.report.lds import lds_headline, lds_sections
 from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.valuation import library_versions
 

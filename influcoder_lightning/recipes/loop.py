@@ -14,7 +14,6 @@ from influcoder_lightning import Ranking, select
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.compare import run_arms
 from influcoder_lightning.recipes.loop_round import (
     Rounds,
@@ -23,13 +22,14 @@ from influcoder_lightning.recipes.loop_round import (
     subset,
 )
 from influcoder_lightning.recipes.materials import Materials, Split
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.loop import loop_chart, loop_sections, verdict, write_loop
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.retrain import retrain_steps
 from influcoder_lightning.recipes.run_folder import SELECTED, require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import headline_of, summarise_arms
-from influcoder_lightning.report.loop import loop_chart, loop_sections, verdict, write_loop
 
 log = logging.getLogger(__name__)
 # What decides when to stop, and what is compared, may change without doing a round again.

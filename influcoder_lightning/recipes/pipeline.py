@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.recipes import page, valuate
+from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.select import choose
 from influcoder_lightning.recipes.settings import Settings
-from influcoder_lightning.recipes.valuation_page import valuation_sections
 
 
 def run(cfg: Settings, folder: Path) -> float:

@@ -25,13 +25,14 @@ from influcoder_lightning.data import (
 )
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.recipes import page, pipeline, valuate
+from influcoder_lightning.recipes import pipeline, valuate
 from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.run_folder import require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report import Section, Table, Text
 
 log = logging.getLogger(__name__)

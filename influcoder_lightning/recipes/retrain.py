@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from influcoder_lightning.finetune import evaluate, train
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.models import add_lora, load_base_model
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain

@@ -15,10 +15,11 @@ from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.influence.part import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.models import device, load_model
-from influcoder_lightning.recipes import page, score_text
+from influcoder_lightning.recipes import score_text
 from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import RANKING, STORE, locate, source_folder
 from influcoder_lightning.recipes.saved_config import load_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain

@@ -14,7 +14,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
-from influcoder_lightning.recipes import score_page
+from influcoder_lightning.recipes.pages import score as score_page
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, require
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain

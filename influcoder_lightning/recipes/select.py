@@ -14,8 +14,9 @@ from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.recipes import page, valuate
+from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
+from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import (
     RANKING,
     SELECTED,

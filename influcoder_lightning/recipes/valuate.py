@@ -11,17 +11,17 @@ from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model, load_model
-from influcoder_lightning.recipes import page
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.method_checks import check_for_valuation
+from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.progress import ShowSteps, Watched
 from influcoder_lightning.recipes.resumed import RecipeValuation, depends_on
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, require
 from influcoder_lightning.recipes.saved_config import begin_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
-from influcoder_lightning.recipes.valuation_page import valuation_sections
 from influcoder_lightning.report.loggers import log_ranking
 from influcoder_lightning.resume import forget_states, refuse_changes
 from influcoder_lightning.store.folder import refuse_existing

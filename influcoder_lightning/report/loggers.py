@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.report.blocks import Table
-from influcoder_lightning.report.comparison import comparison_figure
-from influcoder_lightning.report.distribution import describe_scores, plot_distribution
-from influcoder_lightning.report.markdown import render
-from influcoder_lightning.report.tables import arms_table, sample_table
+from influcoder_lightning.report.findings.comparison import comparison_figure
+from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
+from influcoder_lightning.report.findings.tables import arms_table, sample_table
+from influcoder_lightning.report.press.blocks import Table
+from influcoder_lightning.report.press.markdown import render
 from influcoder_lightning.selection import Groups
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import Ranking, available_methods, rank, registry
-from influcoder_lightning.report.glossary import definition
+from influcoder_lightning.report.press.glossary import definition
 
 ROWS = [{"prompt": "Hi", "response": "ho"}, {"prompt": "Hello", "response": "ho"}]
 METHOD = """

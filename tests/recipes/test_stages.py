@@ -11,7 +11,7 @@ import pytest
 from influcoder_lightning.recipes import stages
 from influcoder_lightning.recipes.progress import ShowSteps, newest_metrics
 from influcoder_lightning.recipes.stages import begin, seconds, stage
-from influcoder_lightning.report.units import duration
+from influcoder_lightning.report.press.units import duration
 
 
 @pytest.fixture(autouse=True)

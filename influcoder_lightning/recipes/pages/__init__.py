@@ -1,0 +1,1 @@
+"""What the pages of the recipes say: lists of findings."""
