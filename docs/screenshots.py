@@ -2,7 +2,8 @@
 
     python docs/screenshots.py runs/first
 
-Needs `pip install -e '.[test]'` and a Chromium (Debian: apt-get install chromium).
+Needs `pip install -c constraints.txt -e '.[test]'` and a Chromium (Debian: apt-get install
+chromium).
 """
 
 from __future__ import annotations
