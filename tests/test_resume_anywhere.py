@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 import torch
 from conftest import FineTuning, Samples, loader, tiny_peft, tokens, trainer
 from hypothesis import HealthCheck, Phase, given, settings
@@ -24,6 +25,7 @@ from influcoder_lightning import (
     with_sample_ids,
 )
 from influcoder_lightning.data import EpochLoader
+from influcoder_lightning.errors import StoreError
 
 POOL = tokens(10, seed=51)  # five batches of two, of which the last step may be short
 BATCHES, EPOCHS = 5, 3
@@ -91,16 +93,17 @@ def saver(folder, save):
     return ModelCheckpoint(**common, every_n_train_steps=int(save))
 
 
-def live(folder, plan, interrupt=None, ckpt=None, killed=False, **options):
+def live(folder, plan, interrupt=None, ckpt=None, killed=False, first=False):
     """One life of the run; returns module and callback, and whether it came to its end."""
     settings_ = {"sketch_dim": 32, "code_dim": 4, "co_train": False, "keep_sketches": True}
     callback = InfluenceCallback(str(folder / "store"), overwrite=ckpt is None, **settings_)
     callbacks = [callback, saver(folder, plan.save)]
-    callbacks += [] if interrupt is None else [interrupt]
+    if interrupt is not None:
+        callbacks.insert(0 if first else 2, interrupt)
     limit = {"max_epochs": EPOCHS} if plan.limit == "max_epochs" else {"max_steps": plan.steps}
     more = {"enable_checkpointing": True, "accumulate_grad_batches": plan.accumulate}
     more |= {"num_sanity_val_steps": 0, "val_check_interval": plan.validate}
-    run = trainer(folder, callbacks, **{"max_epochs": -1} | limit | more | options)
+    run = trainer(folder, callbacks, **{"max_epochs": -1} | limit | more)
     module = (FineTuning if plan.validate is None else Validated)(
         tiny_peft(target_modules=["q_proj"])
     )
@@ -174,12 +177,12 @@ stops = st.tuples(st.sampled_from(HOOKS), st.integers(1, BATCHES + 2))
         limit=st.sampled_from(["max_epochs", "max_steps"]),
         validate=st.sampled_from([None, 1.0, 0.4]),
         save=st.sampled_from(["1", "2", "epoch", "exception"]),
-    ),
+    ).filter(lambda plan: plan.accumulate == 1 or plan.save != "exception"),
     stops=st.lists(stops, min_size=1, max_size=3),
     killed=st.booleans(),
 )
 @settings(
-    max_examples=12,
+    max_examples=5,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a case takes seconds to shrink
@@ -187,3 +190,50 @@ stops = st.tuples(st.sampled_from(HOOKS), st.integers(1, BATCHES + 2))
 def test_interrupted_anywhere_and_often(plan, stops, killed):
     with TemporaryDirectory() as folder:
         interrupted(Path(folder), plan, stops, killed and plan.save != "exception")
+
+
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+@pytest.mark.parametrize("kind", ["epoch loader", "stateful"])
+def test_between_epochs_and_again(tmp_path, kind, limit):
+    """Lightning by itself trains a further epoch here, or loses one."""
+    plan = Plan(kind=kind, limit=limit)
+    stops = [("on_train_epoch_end", BATCHES), ("on_train_epoch_end", BATCHES), ("on_train_end", 1)]
+    interrupted(tmp_path, plan, stops, killed=True)
+
+
+def test_another_callback_saves_before_ours_has_its_turn(tmp_path):
+    """Its checkpoint has the rows of the batch that it was saved after."""
+    plan = Plan(save="99")
+
+    class Saver(Interrupt):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(tmp_path / "ckpt" / "early.ckpt")
+
+    live(tmp_path, plan, Saver("on_train_epoch_end", 1), killed=True, first=True)
+    module, _ = live(tmp_path, plan, None, newest(tmp_path))
+    assert_same(tmp_path, module, plan)
+
+
+def test_a_loader_that_cannot_go_on_is_told_of(tmp_path):
+    plan = Plan(kind="plain")
+    live(tmp_path, plan, Interrupt("on_train_batch_end", 3), killed=True)
+    with pytest.warns(UserWarning, match="begins at its first batch again"):
+        live(tmp_path, plan, None, newest(tmp_path))
+    assert InfluenceStore(tmp_path / "store").records().step.nunique() == plan.steps
+
+
+def test_an_order_that_does_not_come_back_is_told_of(tmp_path):
+    plan = Plan(kind="shuffled", save="epoch")
+    live(tmp_path, plan, Interrupt("on_train_batch_end", BATCHES + 1), killed=True)
+    with pytest.warns(UserWarning, match="in another order"):
+        live(tmp_path, plan, None, newest(tmp_path))
+    rows = InfluenceStore(tmp_path / "store").records()
+    assert all(sorted(part.sample_id) == list(range(10)) for _, part in rows.groupby("epoch"))
+
+
+def test_a_loader_behind_a_batch_that_was_not_trained_is_refused(tmp_path):
+    plan = Plan(kind="stateful", save="exception")
+    live(tmp_path, plan, Interrupt("on_before_backward", 2))
+    with pytest.raises(StoreError, match=r"has given out 2 batches .* but 1 were trained"):
+        live(tmp_path, plan, None, newest(tmp_path))

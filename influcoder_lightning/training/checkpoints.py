@@ -15,7 +15,7 @@ from influcoder_lightning.errors import StoreError
 from influcoder_lightning.fingerprint import data_set, frozen_weights, query_samples
 from influcoder_lightning.resume import unfinished
 from influcoder_lightning.training.failure import FailurePolicy, valuing
-from influcoder_lightning.training.place import Place, go_on, place_of
+from influcoder_lightning.training.place import Place, go_on, place_of, warn_of_loader
 from influcoder_lightning.valuation import Options
 
 
@@ -142,16 +142,8 @@ class Checkpointed(FailurePolicy):
                 "step, and Lightning does not keep their gradients: the step that follows lacks "
                 "them, though their rows are in the store."
             )
-        place, loader = self._place, trainer.train_dataloader
-        if place is None or not place.batch or hasattr(loader, "load_state_dict"):
-            return
-        rank_zero_warn(
-            f"influcoder: the training goes on behind batch {place.batch} of its epoch "
-            f"{place.epoch}, but {type(loader).__name__} cannot: it begins at its first batch "
-            "again. The rows are right, each is what was trained on; but in this epoch some "
-            "samples may come twice and others not at all, unlike in a run that never stopped. "
-            "influcoder_lightning.data.EpochLoader goes on where it was."
-        )
+        if self._place is not None:
+            warn_of_loader(self._place, trainer.train_dataloader)
 
     def _progress(self) -> dict[str, Any]:
         """What the callback itself must know to go on, as JSON values."""

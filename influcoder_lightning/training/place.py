@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from influcoder_lightning.errors import StoreError
 
 _EPOCHS, _BATCHES, _STEPS = (
@@ -93,6 +95,27 @@ def go_on(loop: dict[str, Any], place: Place) -> None:
     states = loop.get("state_dict", {}).get("combined_loader", [])
     if len(states) == 1:  # of several, the shorter ones begin again within an epoch
         _bring_loader(states[0], place)
+
+
+def warn_of_loader(place: Place, loader: Any) -> None:
+    """Say where a run with this loader does not become one that never stopped."""
+    name = type(loader).__name__
+    if place.batch and not hasattr(loader, "load_state_dict"):
+        rank_zero_warn(
+            f"influcoder: the training goes on behind batch {place.batch} of its epoch "
+            f"{place.epoch}, but {name} cannot: it begins at its first batch again. The rows are "
+            "right, each is what was trained on; but in this epoch some samples may come twice "
+            f"and others not at all. {_WAY_OUT}"
+        )
+    elif place.epoch and hasattr(getattr(loader, "sampler", None), "generator"):
+        rank_zero_warn(
+            f"influcoder: {name} shuffles by a stream of random numbers that a checkpoint between "
+            "epochs does not bring back. Every sample comes once in each epoch, but in another "
+            f"order than in a run that never stopped. {_WAY_OUT}"
+        )
+
+
+_WAY_OUT = "influcoder_lightning.data.EpochLoader goes on where it was."
 
 
 def _write(progress: dict[str, Any], *, ready: int, done: int, started: bool) -> None:

@@ -69,7 +69,7 @@ def reply(rows):
         (lambda f: "train.steps=4", "steps: 6 -> 4"),
         (lambda f: "train.steps=60", "steps: 6 -> 60"),
         (lambda f: "train.lr=0.5", "train.lr"),
-        (lambda f: "train.max_length=40", "train.max_length: 512 -> 40"),
+        (lambda f: "train.max_length=200", "train.max_length: 512 -> 200"),
         (lambda f: "lora.r=3", "lora.r: 2 -> 3"),
         (lambda f: "seed=9", "seed: 0 -> 9"),
         (lambda f: "model.template='Q {prompt} A {response}'", "model.template"),
