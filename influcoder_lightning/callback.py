@@ -77,7 +77,8 @@ class InfluenceCallback(Checkpointed):
         projector: ``"countsketch"``, ``"factored"``, ``"rademacher"`` (dense, slow) or
             ``"identity"`` (no projection).
         sketch_dim: width of the sketch.
-        code_dim: width of the float16 code kept for every row.
+        code_dim: width of the code kept for every row.
+        code_dtype: ``"float16"``, or ``"int8"`` in half the bytes.
         text_encoder: sentence-transformers model (hub name, folder or object) to co-train.
         co_train: learn the towers while training; else codes are a fixed random projection.
         co_train_every_n_steps: optimizer steps between steps of co-training.
@@ -131,6 +132,7 @@ class InfluenceCallback(Checkpointed):
         projector: Literal["countsketch", "identity", "factored", "rademacher"] = "countsketch",
         sketch_dim: int = 8192,
         code_dim: int = 512,
+        code_dtype: Literal["float16", "int8"] = "float16",
         text_encoder: Any = None,
         co_train: bool = True,
         co_train_every_n_steps: int = 10,
@@ -158,9 +160,7 @@ class InfluenceCallback(Checkpointed):
         self.refresh_queries_every_n_steps = refresh_queries_every_n_steps
         self.drift_warn, self.on_error = drift_warn, on_error
         if on_error not in ("raise", "warn"):
-            raise MisconfigurationException(
-                f"`on_error` must be 'raise' or 'warn', got {on_error!r}."
-            )
+            raise MisconfigurationException(f"`on_error` is 'raise' or 'warn', not {on_error!r}.")
         try:
             self.options = Options(
                 tokenizer=tokenizer,
@@ -173,6 +173,7 @@ class InfluenceCallback(Checkpointed):
                 projector=projector,
                 sketch_dim=sketch_dim,
                 code_dim=code_dim,
+                code_dtype=code_dtype,
                 text_encoder=text_encoder,
                 co_train=co_train,
                 keep_sketches=keep_sketches,
@@ -188,8 +189,6 @@ class InfluenceCallback(Checkpointed):
         except ConfigError as error:
             raise MisconfigurationException(str(error)) from error
         positive = {
-            "sketch_dim": sketch_dim,
-            "code_dim": code_dim,
             "every_n_train_steps": every_n_train_steps,
             "co_train_every_n_steps": co_train_every_n_steps,
             "refresh_queries_every_n_steps": refresh_queries_every_n_steps or 1,
@@ -308,7 +307,6 @@ class InfluenceCallback(Checkpointed):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else float(scaler.get_scale())
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
-            # Processes average their gradients, so each has its part in the step's loss, too.
             self._micro.share = 1 / (trainer.accumulate_grad_batches * trainer.world_size)
             self._active().capture.begin_backward(self._micro.unit())
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale

@@ -57,8 +57,8 @@ def extract_features(
             too unless there is a `batch_loss`; default: as `batch_loss`.
         show_progress: show a bar, where stderr is a terminal.
         **options: as for `InfluenceCallback`: tokenizer, sample_id_key, labels_key, labels_shifted,
-            read_batch, batch_loss, sanity_samples, projector, sketch_dim, code_dim, text_encoder,
-            co_train, keep_sketches, overwrite, seed.
+            read_batch, batch_loss, sanity_samples, projector, sketch_dim, code_dim, code_dtype,
+            text_encoder, co_train, keep_sketches, overwrite, seed.
 
     Raises:
         ConfigError: unknown option, or `optimizer_features`, which needs an optimizer.

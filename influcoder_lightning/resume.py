@@ -49,6 +49,7 @@ _MAY_CHANGE = {
 _FACTS = "depends_on"
 _ADDED = {  # options that runs of earlier releases do not name
     "optimizer_features": False,
+    "code_dtype": "float16",
     "labels_shifted": False,
     "read_batch": None,
     "batch_loss": None,

@@ -44,6 +44,7 @@ from influcoder_lightning.projection import Projector, build_projector, check_pr
 from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.recovery import TOWERS, finish
 from influcoder_lightning.resume import refuse_pointer, restore, rewind, save, tidy
+from influcoder_lightning.store.codes import CODE_DTYPES
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
 
@@ -65,6 +66,7 @@ class Options:
     projector: str = "countsketch"
     sketch_dim: int = 8192
     code_dim: int = 512
+    code_dtype: str = "float16"
     text_encoder: Any = None
     co_train: bool = True
     keep_sketches: bool = False
@@ -78,6 +80,14 @@ class Options:
 
     def __post_init__(self) -> None:
         check_projector(self.projector)
+        for name in ("sketch_dim", "code_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"`{name}` must be a positive integer, got {value!r}.")
+        if self.code_dtype not in CODE_DTYPES:
+            raise ConfigError(
+                f"`code_dtype` must be {' or '.join(CODE_DTYPES)}, got {self.code_dtype!r:.60}."
+            )
         for name in ("segment_rows", "segment_seconds", "keep_states"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
@@ -214,6 +224,7 @@ class Valuation:
             "bounds": {"rows": options.segment_rows, "seconds": options.segment_seconds},
             "store": {
                 "code_dim": options.code_dim,
+                "code_dtype": options.code_dtype,
                 "sketch_dim": projector.dim,
                 "keep_sketches": options.keep_sketches,
                 "updates": options.optimizer_features,

@@ -24,7 +24,8 @@ class MicroBatch:
         ids: S sample ids.
         weights: [S] float64, the weight of each sample's loss in the training loss.
         loss_scale: factor on the training loss when it was run backward (accumulation, AMP).
-        share: of this micro-batch's training loss in that of its step.
+        share: of this micro-batch's training loss in that of its step; processes average their
+            gradients, so that each has its part, too.
         loss: the training loss that was run backward, or None before that.
     """
 

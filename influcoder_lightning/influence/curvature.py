@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.request import Request
-from influcoder_lightning.influence.row_scores import WindowQueries
+from influcoder_lightning.influence.row_scores import WindowQueries, inverse_norms
 
 
 class Curvature:
@@ -48,7 +48,8 @@ class Curvature:
         counts: dict[int, int] = {}
         names = ["code", "code_length", "tower_version"]
         for _, columns in store.blocks(names, block_rows):
-            rows = columns["code"].astype(np.float32) * columns["code_length"][:, None]
+            rows = columns["code"].astype(np.float32)
+            rows *= (columns["code_length"] * inverse_norms(rows)).astype(np.float32)[:, None]
             for version in np.unique(columns["tower_version"]).tolist():
                 some = rows[columns["tower_version"] == version]
                 sums[version] = sums.get(version, 0.0) + (some.T @ some).astype(np.float64)

@@ -25,8 +25,8 @@ PER_QUERY_BYTES = 2**28  # up to here `Ranking.per_query` is kept without being 
 _KEPT_WINDOWS = 4
 
 
-def unit_rows(codes: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows in float32 with norm 1; float16 codes are only about normalised. Zero rows stay zero."""
+def unit_rows(codes: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows in float32 with norm 1; float16 codes have about that, int8 any. Zero rows stay zero."""
     wide = codes.astype(np.float32)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     wide /= np.where(norms > 0, norms, 1)
@@ -174,7 +174,7 @@ def _summed(
         np.copyto(wide, codes)
         # Half precision may hold inf and NaN; they end in a score that is reported.
         with np.errstate(invalid="ignore", over="ignore"):
-            factors = _inverse_norms(wide)
+            factors = inverse_norms(wide)
             for name in row_factors:
                 factors *= columns[name]
             if weigh is not None:
@@ -199,7 +199,7 @@ def _summed(
     return samples.sample_ids, total, matrix
 
 
-def _inverse_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+def inverse_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """One over the norm of each row [n, d], float64 [n]; 0 for a zero row."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows), dtype=np.float64)
     return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)

@@ -57,7 +57,7 @@ def _feature(file: h5py.File, table: str, feature: str, path: Path) -> dict[str,
     for name, n_dimensions in (("norm", 1), ("code", 2), ("length", 1), ("sketch", 2)):
         place = f"{table}/{schema.feature(name, feature)}"
         if name in ("norm", "code") or place in file:
-            kinds = "f" if name != "norm" else "iuf"
+            kinds = {"norm": "iuf", "code": "fi" if table == "rows" else "f"}.get(name, "f")
             parts[name] = _numbers(file, place, path, kinds, n_dimensions)
     return parts
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store import reading, schema
+from influcoder_lightning.store.codes import unit_codes
 from influcoder_lightning.store.folder import run_file
 from influcoder_lightning.store.text import read_text
 
@@ -117,6 +118,8 @@ class InfluenceStore:
 
     def column(self, name: str) -> np.ndarray:
         """[N] one column of `records`, or [N, ...] of the codes or sketches; nothing else is read.
+
+        Codes come as they are stored: float16 of length 1, or with `code_dtype="int8"` int8 of any.
 
         Raises:
             StoreError: the store has no such column.
@@ -305,7 +308,8 @@ class InfluenceStore:
                 raise StoreError(
                     f"{self.path} keeps no sketches: run again with `keep_sketches=True`."
                 )
-            return np.asarray(group[kind][rows if rows is not None else slice(None)])
+            values = np.asarray(group[kind][rows if rows is not None else slice(None)])
+            return unit_codes(values) if kind == "code" else values
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from influcoder_lightning.durable import copy_blocks, durable_path, write_new
 from influcoder_lightning.output import Output
 from influcoder_lightning.store import schema, text
+from influcoder_lightning.store.codes import CODE_DTYPES, quantized
 from influcoder_lightning.store.folder import exclusive
 from influcoder_lightning.store.segments import FeatureBlock
 
@@ -42,6 +43,7 @@ class StoreWriter:
         path: str | Path,
         *,
         code_dim: int,
+        code_dtype: str = "float16",
         sketch_dim: int,
         keep_sketches: bool,
         layers: Sequence[Sequence[Any]],
@@ -63,7 +65,8 @@ class StoreWriter:
             group = schema.create_table(file, table, columns)
             for name in schema.FEATURES if updates and table == "rows" else [schema.GRADIENT]:
                 feature = group.create_group(f"features/{name}")
-                schema.create_column(feature, "code", "f2", (code_dim,))
+                kind = CODE_DTYPES[code_dtype] if table == "rows" else "f2"  # queries are few
+                schema.create_column(feature, "code", kind, (code_dim,))
                 schema.create_column(feature, "norm", "f4")
                 schema.create_column(feature, "length", "f4")
                 if keep_sketches:
@@ -128,7 +131,8 @@ class StoreWriter:
             target = group[f"features/{feature_name}"]
             for name, value in block.parts().items():
                 if name in target:  # stores of the first release have no length; some no sketch
-                    schema.append(target[name], value)
+                    whole = target[name].dtype.kind == "i" and value.dtype.kind == "f"
+                    schema.append(target[name], quantized(value) if whole else value)
 
     def _append_ids(self, group: h5py.Group, ids: Sequence[int | str]) -> None:
         if "sample_id" not in group:
