@@ -308,7 +308,7 @@ class InfluenceStore:
                 raise StoreError(
                     f"{self.path} keeps no sketches: run again with `keep_sketches=True`."
                 )
-            values = np.asarray(group[kind][rows if rows is not None else slice(None)])
+            values = reading.read_values(group[kind], slice(None) if rows is None else rows)
             return unit_codes(values) if kind == "code" else values
 
 

@@ -83,7 +83,29 @@ def read_column(table: h5py.Group, name: str) -> np.ndarray:
         StoreError: there is none of that name.
     """
     data = _columns(table, [name])
-    return np.asarray(data[name][:]) if data else np.full(_n_rows(table), np.nan, np.float32)
+    return read_values(data[name]) if data else np.full(_n_rows(table), np.nan, np.float32)
+
+
+def read_values(data: h5py.Dataset, chosen: slice = slice(None)) -> np.ndarray:
+    """Values of a data set, held against their checksums.
+
+    Raises:
+        StoreError: they are damaged; names the data set.
+    """
+    with _sound(data):
+        return np.asarray(data[chosen])
+
+
+@contextmanager
+def _sound(data: h5py.Dataset) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{data.file.filename} is damaged: what `{data.name.strip('/')}` holds cannot be read "
+            f"or is not what was written ({error!s:.200}). Restore the file, or value the pool "
+            "again."
+        ) from error
 
 
 def read_blocks(
@@ -107,7 +129,8 @@ def read_blocks(
     for start in range(0, n_rows, block_rows):
         stop = min(start + block_rows, n_rows)
         for name, dataset in data.items():
-            dataset.read_direct(room[name], np.s_[start:stop], np.s_[: stop - start])
+            with _sound(dataset):
+                dataset.read_direct(room[name], np.s_[start:stop], np.s_[: stop - start])
         yield slice(start, stop), {name: values[: stop - start] for name, values in room.items()}
 
 
