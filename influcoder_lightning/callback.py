@@ -22,6 +22,7 @@ from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.training.arguments import (
     check_queries,
@@ -34,10 +35,11 @@ from influcoder_lightning.training.checkpoints import Checkpointed
 from influcoder_lightning.training.closures import refuse_closures, refuse_second_pass
 from influcoder_lightning.training.failure import valuing
 from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
-from influcoder_lightning.training.metrics import logs_now
+from influcoder_lightning.training.metrics import logs_now, report_counts
+from influcoder_lightning.training.scaling import StepRows, loss_scale
+from influcoder_lightning.training.support import refuse_other_trainer, refuse_uncapturable
 from influcoder_lightning.valuation import Options, Valuation
 
-_REFUSED_STRATEGIES = ("FSDP", "DeepSpeed", "DataParallel", "XLA")
 PADDING = "repeated by the distributed sampler to even out the processes"
 
 
@@ -214,29 +216,12 @@ class InfluenceCallback(Checkpointed):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be captured, before anything is loaded."""
-        if not isinstance(trainer, Trainer):
-            raise MisconfigurationException(
-                f"`InfluenceCallback` belongs to `lightning.pytorch`, but this Trainer comes from "
-                f"`{type(trainer).__module__.split('.')[0]}`. Use `from lightning.pytorch import "
-                "Trainer` (the two packages do not mix)."
-            )
+        refuse_other_trainer(trainer)
         if stage != "fit":
             return
         self._given_up = self._all_gave_up = False
         self._forget_checkpoint()
-        if not pl_module.automatic_optimization:
-            raise MisconfigurationException(
-                "`InfluenceCallback` needs automatic optimization, but "
-                f"{type(pl_module).__name__} sets `automatic_optimization=False`: its backward "
-                "passes cannot be told apart. Value the data with `extract_features` instead."
-            )
-        strategy = type(trainer.strategy).__name__
-        if strategy.startswith(_REFUSED_STRATEGIES):
-            raise MisconfigurationException(
-                f"`InfluenceCallback` does not support {strategy}: it rearranges the weights so "
-                "that LoRA layers cannot be told apart. Use `strategy='ddp'`, or FSDP2 through "
-                "`ModelParallelStrategy`."
-            )
+        refuse_uncapturable(trainer, pl_module)
 
     @valuing
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -248,6 +233,7 @@ class InfluenceCallback(Checkpointed):
         self._micro: MicroBatch | None = None
         self._gradients: CapturedRows | None = None
         self._queries: RowBatch | None = None
+        self._step_rows = StepRows()
         self._window_start: tuple[int, int] | None = None
         self._check_resume(trainer)
         pointer, self._resume, self._pointer = self._resume, None, None
@@ -255,6 +241,8 @@ class InfluenceCallback(Checkpointed):
         self._query_batches = self.query_dataloader
         if self._query_batches is None:
             self._query_batches = hooked_queries(trainer, pl_module)
+        for batches in (trainer.train_dataloader, self._query_batches):
+            refuse_shared_ids(batches)
         config = {
             "loss_reduction": getattr(self.loss_reduction, "__qualname__", self.loss_reduction),
             "every_n_train_steps": self.every_n_train_steps,
@@ -284,6 +272,7 @@ class InfluenceCallback(Checkpointed):
         """An epoch starts a new optimizer step, also after one that a hook cut short."""
         self._boundary, self._micro, self._epoch_samples = True, None, 0
         self._active().cancel()
+        self._step_rows.release(self._active().recorder)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -304,8 +293,8 @@ class InfluenceCallback(Checkpointed):
         if self._micro is not None:
             if self._micro.loss is not None:
                 refuse_second_pass(trainer.optimizers[0])
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            scale = 1.0 if scaler is None else float(scaler.get_scale())
+            scale = loss_scale(trainer)
+            self._step_rows.begin(scale)
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
             self._micro.share = 1 / (trainer.accumulate_grad_batches * trainer.world_size)
             self._active().capture.begin_backward(self._micro.unit())
@@ -348,18 +337,7 @@ class InfluenceCallback(Checkpointed):
         )
         self._drift.see(drift)
         self._drift.close()
-        counts = valuation.counts
-        metrics = {"influcoder/rows_written": float(counts["written"])}
-        if drift is not None and drift == drift:
-            metrics["influcoder/drift"] = drift
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
-        reasons = "".join(f"; {n} kept out: {reason}" for reason, n in counts["kept_out"].items())
-        message = (
-            f"influcoder: {counts['written']} rows written for {counts['seen']} samples "
-            f"seen{reasons}. Store: {valuation.folder}"
-        )
-        (rank_zero_warn if reasons else rank_zero_info)(message)
+        report_counts(trainer, valuation, drift)
         self._release()
 
     def on_exception(
@@ -395,6 +373,7 @@ class InfluenceCallback(Checkpointed):
         return Path(chosen)
 
     def _progress(self) -> dict[str, Any]:
+        self._step_rows.release(self._active().recorder)  # a checkpoint holds every row before it
         return {"window_start": self._window_start, "epoch_samples": self._epoch_samples}
 
     @valuing
@@ -410,6 +389,7 @@ class InfluenceCallback(Checkpointed):
         """What all processes do together after an optimizer step."""
         valuation = self._active()
         with valuation.timed():
+            self._step_rows.end_step(trainer, valuation.recorder)
             valuation.recorder.end_step()
             if trainer.global_step % self.co_train_every_n_steps == 0:
                 valuation.co_train()
@@ -430,7 +410,14 @@ class InfluenceCallback(Checkpointed):
         recorder.keep_out(PADDING, rows.select(repeated).ids)
         keep = rows.n_tokens > 0
         recorder.keep_out("no response token", rows.select(~keep & ~repeated).ids)
-        recorder.add(rows.select(keep & ~repeated), trainer.current_epoch, self._step, self._rate)
+        self._step_rows.add(
+            trainer,
+            recorder,
+            rows.select(keep & ~repeated),
+            epoch=trainer.current_epoch,
+            step=self._step,
+            learning_rate=self._rate,
+        )
 
     def _count_samples(self, trainer: Trainer, batch: Any) -> None:
         """How many rows of this micro-batch come before the sampler's repeats (None: all).
@@ -486,7 +473,9 @@ class InfluenceCallback(Checkpointed):
             return None
         with trainer.precision_plugin.forward_context():
             return valuation.query_rows(
-                self._query_batches, lambda batch: self.query_loss(pl_module, batch)
+                self._query_batches,
+                lambda batch: self.query_loss(pl_module, batch),
+                scale=loss_scale(trainer),
             )
 
     def _metrics(self) -> dict[str, float]:

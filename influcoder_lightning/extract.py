@@ -21,8 +21,10 @@ from influcoder_lightning.capture.forward import BatchLoss, losses_of
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_language_model, find_lora_linears
 from influcoder_lightning.capture.queries import query_features
+from influcoder_lightning.capture.query_order import QueryOrder
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.capture.suitability import refuse_unsuitable
+from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError, DataError, StoreError
 from influcoder_lightning.projection import build_projector
 from influcoder_lightning.recorder import encoded_block
@@ -78,6 +80,8 @@ def extract_features(
             "extract_features: a frozen model has no optimizer, so `optimizer_features` has "
             "nothing to read. Leave it out, or value the pool in a training run."
         )
+    for batches in (dataloader, query_dataloader):
+        refuse_shared_ids(batches)
     valuation = Valuation(model, Path(dirpath), settings, {"mode": "frozen"})
     recorder = valuation.recorder
     device = next(valuation.model.parameters()).device
@@ -193,7 +197,7 @@ def _query_takes(
     if not frozen:
         plan.append((last, 1, END))
     versions = dict(zip(windows["window"], windows["tower_version"], strict=True))
-    takes = []
+    takes, order = [], QueryOrder()
     capture.attach()
     try:
         for window, at_end, folder in plan:
@@ -206,7 +210,7 @@ def _query_takes(
                     reader=options.reader,
                     tokenizer=options.tokenizer,
                 )
-            takes.append((window, at_end, rows, int(versions[window])))
+            takes.append((window, at_end, order.aligned(rows), int(versions[window])))
     finally:
         capture.detach()
     return takes

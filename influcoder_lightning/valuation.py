@@ -32,6 +32,7 @@ from influcoder_lightning.capture.layers import (
 )
 from influcoder_lightning.capture.observer import LossObserver
 from influcoder_lightning.capture.queries import batch_texts, query_features
+from influcoder_lightning.capture.query_order import QueryOrder
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.updates import update_rules
@@ -190,10 +191,12 @@ class Valuation:
             processes=self.processes,
         )
         self.restored: dict[str, Any] = {}
+        self._query_order = QueryOrder()
         self._earlier: dict[str, float] | None = {"run_seconds": 0.0, "valuation_seconds": 0.0}
         if pointer is not None:
             self.restored = restore(folder, self.recorder, self.processes, pointer)
             self._earlier = self.restored.get("clock")
+            self._query_order = QueryOrder(self.restored.get("query_order"))
 
     def _leave(self) -> None:
         if self._run is not None:
@@ -318,22 +321,24 @@ class Valuation:
             self._cotraining.step()
 
     def query_rows(
-        self, batches: Iterable[Any], loss_function: Callable[[Any], Tensor]
+        self, batches: Iterable[Any], loss_function: Callable[[Any], Tensor], scale: float = 1.0
     ) -> RowBatch | None:
-        """Features of all query samples now, see `query_features`.
+        """Features of all query samples now, see `query_features`, in the order of the first take.
 
         None, with a warning, where the training has diverged: there are none any more.
         """
         with self.timed():
             try:
-                return query_features(
+                rows = query_features(
                     self.capture,
                     self.model,
                     batches,
                     loss_function,
                     reader=self.reader,
                     tokenizer=self.options.tokenizer,
+                    scale=scale,
                 )
+                return self._query_order.aligned(rows)
             except DataError:
                 if not (self.recorder.n_windows and self._diverged()):
                     raise
@@ -369,7 +374,7 @@ class Valuation:
             self.recorder,
             self.processes,
             self._description,
-            {**extra, "clock": self._clock()},
+            {**extra, "clock": self._clock(), "query_order": self._query_order.state()},
             self.options.keep_states,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influcoder_lightning.capture.gradients import GradientCapture
+from influcoder_lightning.capture.gradients import CapturedRows, GradientCapture
 from influcoder_lightning.capture.losses import response_tokens
 from influcoder_lightning.capture.packing import has_blocks
 from influcoder_lightning.capture.rows import RowBatch
@@ -24,6 +24,7 @@ def feature_rows(
     ids: list[int | str],
     labels: Tensor,
     loss_function: Callable[[Any], Tensor],
+    scale: float = 1.0,
 ) -> RowBatch:
     """Rows of one batch by a forward and backward pass that leaves every ``.grad`` alone.
 
@@ -33,24 +34,20 @@ def feature_rows(
         ids: B sample ids.
         labels: [B, T].
         loss_function: ``batch -> [B]`` mean response losses, differentiable.
+        scale: the factor by which an fp16 training multiplies its loss, lest gradients underflow;
+            tried smaller where it overflows. The rows are free of it.
 
     Raises:
         DataError: the loss is not one number per sample, or the batch is packed.
     """
     refuse_packed(batch)
-    capture.begin(len(ids), own_backward=True)
-    try:
-        with torch.enable_grad():
-            losses = loss_function(batch)
-            if losses.shape != (len(ids),):
-                raise DataError(
-                    f"`query_loss` returned shape {tuple(losses.shape)} for a batch of {len(ids)} "
-                    "samples; it must return one mean response loss per sample."
-                )
-            capture.backward(losses.sum())
-        captured = capture.finish()
-    finally:
-        capture.cancel()
+    while True:
+        captured, losses = _passes(capture, batch, len(ids), loss_function, scale)
+        if scale <= 1 or bool(torch.isfinite(captured.squared_norm).all()):
+            break
+        scale = max(1.0, scale / 16)
+    if scale != 1:
+        captured.rescaled(torch.full((len(ids),), 1 / scale, dtype=torch.float64))
     return RowBatch(
         ids,
         captured.sketch.cpu(),
@@ -58,6 +55,29 @@ def feature_rows(
         response_tokens(labels).cpu(),
         losses.detach().float().cpu(),
     )
+
+
+def _passes(
+    capture: GradientCapture,
+    batch: Any,
+    size: int,
+    loss_function: Callable[[Any], Tensor],
+    scale: float,
+) -> tuple[CapturedRows, Tensor]:
+    """Rows times ``scale``, and losses [B], of one forward and one backward pass."""
+    capture.begin(size, own_backward=True)
+    try:
+        with torch.enable_grad():
+            losses = loss_function(batch)
+            if losses.shape != (size,):
+                raise DataError(
+                    f"`query_loss` returned shape {tuple(losses.shape)} for a batch of {size} "
+                    "samples; it must return one mean response loss per sample."
+                )
+            capture.backward(losses.sum() * scale)
+        return capture.finish(), losses
+    finally:
+        capture.cancel()
 
 
 def refuse_packed(batch: Any) -> None:

@@ -14,6 +14,7 @@ from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.features import evaluating, feature_rows, refuse_packed
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.losses import IGNORE_INDEX
+from influcoder_lightning.capture.query_order import query_keys
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.errors import DataError
 
@@ -26,10 +27,11 @@ def query_features(
     *,
     reader: BatchReader,
     tokenizer: Any,
+    scale: float = 1.0,
 ) -> RowBatch:
     """Features of all query samples under the model as it stands, in eval mode.
 
-    Modes, ``.grad`` and random states are afterwards as before.
+    Modes, ``.grad`` and random states are afterwards as before. ``scale``: see `feature_rows`.
 
     Raises:
         DataError: no query sample, or one without a response token or a finite gradient.
@@ -42,7 +44,7 @@ def query_features(
             read = reader.read(batch)
             refuse_packed(read.fields)
             ids = _query_ids(read, sum(map(len, parts)))
-            rows = feature_rows(capture, batch, ids, read.labels, loss_function)
+            rows = feature_rows(capture, batch, ids, read.labels, loss_function, scale)
             usable = (rows.n_tokens > 0) & torch.isfinite(rows.norm)
             if not bool(usable.all()):
                 raise DataError(
@@ -50,6 +52,7 @@ def query_features(
                     f"{rows.select(~usable).ids[:5]}. Drop or shorten them."
                 )
             rows.texts = batch_texts(read, tokenizer)
+            rows.keys, rows.carries_ids = query_keys(read), read.carries_ids
             parts.append(rows)
     if not parts:
         raise DataError("`query_dataloader` is empty: it must hold at least one batch of queries.")

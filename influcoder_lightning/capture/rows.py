@@ -40,6 +40,8 @@ class RowBatch:
         update: the samples' optimizer updates, where they were captured.
         weight: [B] float64, of each sample's loss in the training loss of its step; None: these
             rows are of no training.
+        keys: of queries, what tells each from the others, see `query_keys`.
+        carries_ids: the ids came with the samples; else they are positions.
     """
 
     ids: Sequence[int | str]
@@ -50,6 +52,8 @@ class RowBatch:
     texts: Sequence[Text] | None = None
     update: UpdateRows | None = None
     weight: Tensor | None = None
+    keys: Sequence[str] | None = None
+    carries_ids: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,17 +62,22 @@ class RowBatch:
         """The rows where ``keep`` [B] bool is set."""
         if bool(keep.all()):
             return self
-        index = keep.nonzero().flatten().tolist()
-        update = self.update
+        return self.taken(keep.nonzero().flatten().tolist())
+
+    def taken(self, places: Sequence[int]) -> RowBatch:
+        """The rows at these places, in this order."""
+        index, update = torch.tensor(places, dtype=torch.long), self.update
         return RowBatch(
-            [self.ids[i] for i in index],
-            self.sketch[keep],
-            self.norm[keep],
-            self.n_tokens[keep],
-            self.loss[keep],
-            None if self.texts is None else [self.texts[i] for i in index],
-            None if update is None else UpdateRows(update.sketch[keep], update.norm[keep]),
-            None if self.weight is None else self.weight[keep],
+            [self.ids[i] for i in places],
+            self.sketch[index],
+            self.norm[index],
+            self.n_tokens[index],
+            self.loss[index],
+            None if self.texts is None else [self.texts[i] for i in places],
+            None if update is None else UpdateRows(update.sketch[index], update.norm[index]),
+            None if self.weight is None else self.weight[index],
+            None if self.keys is None else [self.keys[i] for i in places],
+            self.carries_ids,
         )
 
     @classmethod
@@ -82,4 +91,6 @@ class RowBatch:
             torch.cat([part.n_tokens for part in parts]),
             torch.cat([part.loss for part in parts]),
             None if None in texts else [t for some in texts for t in some or ()],
+            keys=[key for part in parts for key in part.keys or ()],
+            carries_ids=all(part.carries_ids for part in parts),
         )

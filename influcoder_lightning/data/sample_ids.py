@@ -136,6 +136,13 @@ class SampleIdDataset(Dataset):
             "dataset return a dict, a tuple or a list."
         )
 
+    def id_of(self, index: int) -> SampleId:
+        """The id of a sample; reads the sample where only it knows."""
+        if self.ids is not None:
+            return self.ids[index]
+        sample = self.dataset[index]
+        return self._mapping_id(sample, index) if isinstance(sample, Mapping) else index
+
     def _mapping_id(self, sample: Mapping[str, Any], index: int) -> SampleId:
         own = sample.get(self.key)
         if own is None and self.ids is not None:

@@ -55,7 +55,7 @@ def test_bf16_true(tmp_path):
         exact = wide_oracle(before, row)
         ours.append(relative_error(store.sketches()[found[index]], exact))
         rounded.append(relative_error(oracle_gradient(before, row).float(), exact))
-    assert max(ours) <= 1.5e-2  # padding changes how a bf16 forward rounds
+    assert max(ours) <= 2e-2  # padding changes how a bf16 forward rounds, and so do machines
     alone = captured(tmp_path / "alone", FineTuning(), unpadded(rows), precision="bf16-true")
     exact = [relative_error(alone.sketches()[0], wide_oracle(before, rows[0]))]
     assert max(exact) <= 1e-5 < min(rounded)
@@ -125,7 +125,7 @@ def test_a_scale_that_changes_between_steps(tmp_path):
         tmp_path,
         module,
         loader(rows, 2),
-        callbacks=[FakeScaler([65536.0, 32768.0])],
+        callbacks=[FakeScaler([32768.0, 65536.0])],
         accumulate_grad_batches=2,
         max_steps=-1,
     )
@@ -145,7 +145,7 @@ def test_rows_that_overflow_under_the_scale_are_kept_out_and_counted(tmp_path):
 
     module.on_before_optimizer_step = skip_the_step
     before = copy.deepcopy(module.model)
-    with pytest.warns(UserWarning, match="4 kept out: .*finite"):
+    with pytest.warns(UserWarning, match="4 kept out: in a step that the GradScaler skipped"):
         store = captured(
             tmp_path,
             module,
