@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from influcoder_lightning.errors import StoreError
+
 Bytes = bytes | bytearray | memoryview
 _PART = ".part"
 
@@ -37,6 +39,50 @@ def durable_path(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # what went wrong before says more
             os.unlink(part)
         raise
+
+
+@contextmanager
+def durable_tree(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write to; once all in it is on the disk it takes the name ``folder``.
+
+    A ``folder`` that is there is replaced. When the block raises, the partial one is removed.
+    """
+    durable_folder(folder.parent)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}{_PART}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        os.mkdir(part)
+        yield part
+        for path in [*part.rglob("*"), part]:
+            sync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(part, folder)
+        sync(folder.parent)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(part)
+        raise
+
+
+@contextmanager
+def disk_errors(what: str, hint: str) -> Iterator[None]:
+    """A disk that does not take what the block writes, as one error in words.
+
+    Args:
+        what: is being written.
+        hint: what is safe, and what to do.
+
+    Raises:
+        StoreError: instead of ``OSError``, and of what libraries make of a full disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC) in str(error) or f"os error {errno.ENOSPC}" in str(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        raise StoreError(f"{what} could not be written ({error!s:.300}). {hint}") from error
 
 
 def write_durably(path: Path, blocks: Iterable[Bytes]) -> None:
@@ -72,6 +118,8 @@ def write_all(handle: int, data: Bytes, at: int | None = None) -> None:
     Raises:
         OSError: the disk takes none or only a part of it.
     """
+    if not memoryview(data).nbytes:
+        return
     rest = memoryview(data).cast("B")
     while len(rest):
         n = os.write(handle, rest) if at is None else os.pwrite(handle, rest, at)

@@ -20,7 +20,7 @@ from influcoder_lightning.store.merge import (
     opened,
     read_windows,
 )
-from influcoder_lightning.store.schema import GRADIENT
+from influcoder_lightning.store.schema import FILE_NAME, GRADIENT
 from influcoder_lightning.store.segments import FeatureBlock
 
 FIT_ROWS = 512
@@ -68,6 +68,21 @@ def finish(
     )
 
 
+def finish_early(
+    folder: Path,
+    description: Mapping[str, Any],
+    note: str,
+    cost: Callable[[], Mapping[str, float] | None] | None = None,
+) -> None:
+    """Merge what a run that ends early has sealed, see `finish`; the caller holds the lock.
+
+    Where the run's store is there, all of it was merged before the trouble came; it stays, since
+    segments beside it may be gone already.
+    """
+    if not (folder / FILE_NAME).exists():
+        finish(folder, description, complete=False, note=note, cost=cost)
+
+
 def recover(folder: Path) -> None:
     """Make ``influence.h5`` of a run that was killed, from what it had sealed.
 
@@ -79,11 +94,10 @@ def recover(folder: Path) -> None:
     try:
         description = read_description(folder)
         bounds = description["bounds"]
-        finish(
+        finish_early(
             folder,
             description,
-            complete=False,
-            note=description.get("note")
+            description.get("note")
             or "the run was killed; rows of its open segments are lost, for each process at most "
             f"{bounds['rows']} rows or {bounds['seconds']:g} seconds of work",
         )

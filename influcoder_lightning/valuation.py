@@ -43,7 +43,7 @@ from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder
-from influcoder_lightning.recovery import TOWERS, finish
+from influcoder_lightning.recovery import TOWERS, finish, finish_early
 from influcoder_lightning.resume import refuse_pointer, restore, rewind, save, tidy
 from influcoder_lightning.store.codes import CODE_DTYPES
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
@@ -404,7 +404,13 @@ class Valuation:
                 self._cotraining.save_text_tower(text_tower, self.folder / "encoder")
         own = self.recorder.segments.manifest
         counts = finish(self.folder, self._description, own=own, cost=cost)
-        tidy(self._run)
+        try:
+            tidy(self._run)
+        except OSError as error:
+            rank_zero_warn(
+                f"influcoder: the store in {self.folder} is complete, but what only the run needed "
+                f"could not be removed from beside it ({error})."
+            )
         self._leave()
         return counts
 
@@ -414,18 +420,12 @@ class Valuation:
         self.detach()
         try:
             clock = self._clock()
+            self.recorder.abort(step)
             if self._run is not None:
                 self._description["note"] = reason
                 self._run.describe(self._description)
-            self.recorder.abort(step)
             if self._run is not None and self.processes.size == 1:
-                finish(
-                    self.folder,
-                    self._description,
-                    complete=False,
-                    note=reason,
-                    cost=lambda: _cost([clock], start),
-                )
+                finish_early(self.folder, self._description, reason, lambda: _cost([clock], start))
         except Exception as error:
             rank_zero_warn(
                 f"influcoder: the store at {self.folder} could not be closed ({error}). What was "

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.capture.layers import lora_layers
+from influcoder_lightning.durable import disk_errors, durable_tree, write_new
 from influcoder_lightning.errors import CaptureError, StoreError
+from influcoder_lightning.tensors import tensor_blocks
 
 _WEIGHTS = "adapter_model.safetensors"
 
@@ -65,9 +67,10 @@ def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
     copies = {k: _whole(v).cpu().contiguous().clone() for k, v in state.items()}  # tied ones too
     if not write:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(copies, folder / _WEIGHTS)
-    model.peft_config[adapter].save_pretrained(str(folder))
+    hint = "Every sealed row is safe: make room, or go on from a checkpoint."
+    with disk_errors(f"the adapter {folder}", hint), durable_tree(folder) as part:
+        write_new(part / _WEIGHTS, tensor_blocks(copies))
+        model.peft_config[adapter].save_pretrained(str(part))
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.durable import disk_errors, durable_tree
 from influcoder_lightning.encoder.gradient_tower import GradientTower
 from influcoder_lightning.encoder.sentence_tower import SentenceTower, load_sentence_encoder
 from influcoder_lightning.encoder.text_head import TextHead
@@ -144,9 +145,13 @@ class CoTraining:
 
     def save_text_tower(self, tower: TextTower, folder: Path) -> None:
         """Write ``text_head/`` and, with a sentence encoder, ``text/``."""
-        tower.head.save(folder / "text_head")
-        if self._sentences is not None:
-            self._sentences.save(folder / "text")
+        hint = "Every sealed row is safe: make room and open the store, which merges them."
+        with disk_errors(f"the text tower in {folder}", hint):
+            with durable_tree(folder / "text_head") as part:
+                tower.head.save(part)
+            if self._sentences is not None:
+                with durable_tree(folder / "text") as part:
+                    self._sentences.save(part)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any] | None]:
         """JSON values, tensors, and the sentence encoder's weights: all that `restore` needs."""

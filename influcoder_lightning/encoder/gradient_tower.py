@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from influcoder_lightning.data.files import why_no_file
-from influcoder_lightning.durable import durable_path
+from influcoder_lightning.durable import durable_folder, write_durably
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.projection.countsketch import CountSketch, few_blocks
+from influcoder_lightning.tensors import tensor_blocks
 
 
 def version_file(version: int) -> str:
@@ -104,9 +105,9 @@ class GradientTower:
 
     def save(self, folder: Path, version: int) -> None:
         """Write one version to ``folder``; on return it is on the disk."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with durable_path(folder / version_file(version)) as part:
-            save_file({"basis": self.versions[version].half()}, part)
+        durable_folder(folder)
+        blocks = tensor_blocks({"basis": self.versions[version].half()})
+        write_durably(folder / version_file(version), blocks)
 
     def state(self) -> dict[str, Tensor]:
         """The running factorisation, for `restore`; versions are files of their own."""

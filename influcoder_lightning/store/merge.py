@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from influcoder_lightning.durable import durable_path
+from influcoder_lightning.durable import disk_errors, durable_path
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
@@ -73,7 +73,7 @@ def merge(
     versions = {window["window"]: window["tower_version"] for window in windows}
     target = folder / schema.FILE_NAME
     with (
-        _disk_errors(),
+        _store_errors(),
         durable_path(target) as part,
         StoreWriter.create(part, **description["store"]) as writer,
     ):
@@ -107,16 +107,10 @@ def merge(
     return counts
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
+def _store_errors() -> AbstractContextManager[None]:
     """A disk that does not take the store: an error that says what is safe."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{schema.FILE_NAME} could not be written ({error}). Every sealed row is safe in "
-            "its segment: make room and open the store, which merges them."
-        ) from error
+    hint = "Every sealed row is safe in its segment: make room and open the store, which merges."
+    return disk_errors(schema.FILE_NAME, hint)
 
 
 @contextmanager
@@ -289,7 +283,7 @@ class _Merging:
             found = {k: entries.pop(place) for k, place in places.items() if place in entries}
             blocks.append(FeatureBlock(**found))
         ids = entries.pop("sample_id").tolist()
-        with _disk_errors():  # not the segment's fault, see `opened`
+        with _store_errors():  # not the segment's fault, see `opened`
             self._writer.append(table, ids, entries, *blocks)
 
 

@@ -1,25 +1,26 @@
 """What a checkpoint needs beside the store: JSON values, tensors, weights of the text encoder.
 
-One folder per checkpoint and process, ``state/NNNNNNNN/rank_NNNNN/``, written under a temporary
-name and renamed; nothing in it is ever unpickled (``weights_only``). The checkpoint itself holds
-the folder's name and a hash.
+One folder per checkpoint and process, ``state/NNNNNNNN/rank_NNNNN/``: written under a temporary
+name, synced, renamed, and only then named by the checkpoint, with its hash; it never changes.
+Nothing in it is ever unpickled (``weights_only``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from influcoder_lightning.durable import sha256, sync
+from influcoder_lightning.durable import disk_errors, durable_tree, sha256, write_new
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.output import Output
+from influcoder_lightning.tensors import tensor_blocks
 
 _VALUES, _TENSORS, _WEIGHTS = "values.json", "tensors.safetensors", "text_encoder.pt"
 
@@ -37,19 +38,18 @@ def write_state(
         values: as JSON.
         tensors: by name.
         weights: state dicts of the text encoder and its optimizer, or None.
+
+    Raises:
+        StoreError: the disk does not take it.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    (part / _VALUES).write_text(json.dumps(values))
-    save_file({name: value.contiguous() for name, value in tensors.items()}, part / _TENSORS)
-    if weights is not None:
-        torch.save(dict(weights), part / _WEIGHTS)
-    for path in part.iterdir():
-        sync(path)
-    digest = _digest(part)
-    part.rename(folder)
-    sync(folder.parent)
+    hint = "Every sealed row is safe, but no run can go on from here: make room."
+    with disk_errors(f"the state {folder}", hint), durable_tree(folder) as part:
+        write_new(part / _VALUES, [json.dumps(values).encode()])
+        write_new(part / _TENSORS, tensor_blocks(tensors))
+        if weights is not None:
+            with Output(part / _WEIGHTS) as output, output.checked():
+                torch.save(dict(weights), output)
+        digest = _digest(part)
     return digest
 
 
