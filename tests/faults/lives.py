@@ -67,7 +67,7 @@ def live(folder: Path, seen: Seen, *, co_train: bool = False, checkpoint_at: int
             run.start(description(co_train))
         else:
             rewind(run, pointer, description(co_train))
-        recorder = _recorder(folder, co_train)
+        recorder = new_recorder(folder, co_train)
         extra = {"step": 0} if pointer is None else restore(folder, recorder, Processes(), pointer)
         try:
             _train(folder, recorder, seen, int(extra["step"]), checkpoint_at)
@@ -86,7 +86,7 @@ def live(folder: Path, seen: Seen, *, co_train: bool = False, checkpoint_at: int
         run.release()
 
 
-def _recorder(folder: Path, co_train: bool) -> Recorder:
+def new_recorder(folder: Path, co_train: bool) -> Recorder:
     segments = SegmentWriter(folder, 0, max_rows=4, max_seconds=1e9)
     tower, cotraining = RandomProjection(WIDTH, DIM, 0), None
     if co_train:
