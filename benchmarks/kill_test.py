@@ -191,7 +191,7 @@ class Toy(LightningModule):
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-2)
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, segment_seconds: float = 0.2) -> None:
     """A user's training run; goes on from the newest checkpoint that can be read."""
     torch.set_num_threads(1)
     quiet()
@@ -215,7 +215,7 @@ def run(folder: Path) -> None:
         keep_sketches=True,
         refresh_queries_every_n_steps=15,
         segment_rows=10,
-        segment_seconds=0.2,
+        segment_seconds=segment_seconds,
         overwrite=ckpt is None,
     )
     trainer = Trainer(
