@@ -1,14 +1,15 @@
 """A file for libraries that take a failing disk badly.
 
-HDF5 that cannot write crashes its process when the file is closed, and torch reports a full disk as
-a mistake of its own. So they write to an `Output`, which never fails towards them: it keeps the
-first error, writes nothing more, and raises that error to whoever asks.
+HDF5 that cannot write, or is interrupted, crashes its process when the file is closed, and torch
+reports a full disk as a mistake of its own. So they write to an `Output`, which never fails towards
+them: it keeps the first error, writes nothing more, and raises that error to whoever asks. Signals
+wait until then, too.
 
 ::
 
-    sound   --a write fails, or is interrupted-->   failed   (nothing more reaches the disk)
-      |                                               |
-    close: `check` passes                           close: `check` raises what happened first
+    sound   --------a write fails------------->   failed   (nothing more reaches the disk)
+      |                                             |
+    close: `check` passes                       close: `check` raises what happened first
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.durable import write_all
+from influcoder_lightning.signals import DeferredSignals
 
 
 class Output(io.RawIOBase):
@@ -34,13 +36,16 @@ class Output(io.RawIOBase):
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._at = 0
         self._failure: BaseException | None = None
+        self._signals = DeferredSignals()
+        self._signals.begin()
 
     def check(self) -> None:
-        """Raise what has gone wrong, if anything has.
+        """Raise what has gone wrong, if anything has; signals that came meanwhile act now.
 
         Raises:
             OSError: of the disk.
         """
+        self._signals.deliver()
         if self._failure is not None:
             raise self._failure
 
@@ -106,6 +111,9 @@ class Output(io.RawIOBase):
 
     def close(self) -> None:
         """Let go of the file; what has gone wrong is for `check` to say."""
-        if not self.closed:
-            os.close(self._handle)
+        if self.closed:
+            return
+        os.close(self._handle)
         super().close()
+        self._signals.end()
+        self._signals.deliver()

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -48,7 +48,7 @@ def write_state(
         write_new(part / _TENSORS, tensor_blocks(tensors))
         if weights is not None:
             with Output(part / _WEIGHTS) as output, output.checked():
-                torch.save(dict(weights), output)
+                torch.save(dict(weights), cast(IO[bytes], output))
         digest = _digest(part)
     return digest
 

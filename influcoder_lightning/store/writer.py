@@ -27,7 +27,11 @@ class StoreWriter:
 
     def __init__(self, path: Path, mode: str) -> None:
         self._output = Output(path)
-        self.file = h5py.File(self._output, mode, libver=schema.HDF5_VERSIONS)
+        try:
+            self.file = h5py.File(self._output, mode, libver=schema.HDF5_VERSIONS)
+        except BaseException:
+            self._output.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -56,11 +60,34 @@ class StoreWriter:
             OSError: the disk does not take it.
         """
         writer = cls(Path(path), "w")
-        file = writer.file
+        try:
+            writer._lay_out(
+                code_dim,
+                code_dtype,
+                sketch_dim if keep_sketches else None,
+                layers,
+                attributes,
+                updates,
+            )
+        except BaseException:
+            writer._let_go()
+            raise
+        return writer
+
+    def _lay_out(
+        self,
+        code_dim: int,
+        code_dtype: str,
+        sketch_dim: int | None,
+        layers: Sequence[Sequence[Any]],
+        attributes: Mapping[str, Any],
+        updates: bool,
+    ) -> None:
+        file = self.file
         file.attrs.update(complete=False, schema_version=schema.SCHEMA_VERSION)
         texts = {"format": schema.FORMAT, "note": "the run has not finished"}
         for name, value in (texts | dict(attributes)).items():
-            writer.set_attribute(name, value)
+            self.set_attribute(name, value)
         for table, columns in schema.TABLES.items():
             group = schema.create_table(file, table, columns)
             for name in schema.FEATURES if updates and table == "rows" else [schema.GRADIENT]:
@@ -69,7 +96,7 @@ class StoreWriter:
                 schema.create_column(feature, "code", kind, (code_dim,))
                 schema.create_column(feature, "norm", "f4")
                 schema.create_column(feature, "length", "f4")
-                if keep_sketches:
+                if sketch_dim is not None:
                     schema.create_column(feature, "sketch", "f4", (sketch_dim,))
         schema.create_table(file, "windows", schema.WINDOW_COLUMNS)
         schema.create_text_column(file, "query_text")
@@ -77,7 +104,6 @@ class StoreWriter:
         schema.append(schema.create_text_column(group, "name"), [x[0] for x in layers])
         for column, name in enumerate(schema.LAYER_COLUMNS, start=1):
             schema.append(group[name], [x[column] for x in layers])
-        return writer
 
     @classmethod
     @contextmanager
