@@ -30,6 +30,7 @@ RECIPES = (
     "icp",
     "agreement",
     "lds",
+    "verify",
 )
 # Sections whose keys are the user's own.
 _OPEN = ("select.quota", "lds.scores", "logger")

@@ -86,7 +86,7 @@ def read_column(table: h5py.Group, name: str) -> np.ndarray:
     return read_values(data[name]) if data else np.full(_n_rows(table), np.nan, np.float32)
 
 
-def read_values(data: h5py.Dataset, chosen: slice = slice(None)) -> np.ndarray:
+def read_values(data: h5py.Dataset, chosen: Any = slice(None)) -> np.ndarray:
     """Values of a data set, held against their checksums.
 
     Raises:

@@ -9,7 +9,7 @@ from conftest import loader, tiny_peft, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from small import unit_codes, write
+from small_store import unit_codes, write
 
 from influcoder_lightning import InfluenceStore, extract_features
 from influcoder_lightning.errors import CaptureError, ConfigError

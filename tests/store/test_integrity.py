@@ -8,7 +8,7 @@ from random import Random
 import h5py
 import numpy as np
 import pytest
-from small import everything, write
+from small_store import everything, write
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError

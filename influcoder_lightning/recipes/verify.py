@@ -1,0 +1,71 @@
+"""verify: is everything that a run has written still what was written?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from influcoder_lightning.data import load_rows
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, source_folder
+from influcoder_lightning.recipes.saved_config import save_config
+from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.folder import SEGMENTS
+from influcoder_lightning.store.integrity import read_segments, read_store, read_towers
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: Settings, folder: Path) -> None:
+    """Read all of the run in ``from`` and write ``verify.json``: what was checked, and how.
+
+    Raises:
+        ConfigError: no run is given, or it has nothing to check.
+        StoreError, RankingError, DataError: something is damaged; names it.
+    """
+    source = source_folder(cfg, "verify")
+    checked = dict(_checks(source))
+    if not checked:
+        raise ConfigError(
+            f"from={source}: there is no store, {RANKING} or {SELECTED} to check. Give the folder "
+            "of a run that has valued, ranked or chosen samples."
+        )
+    for name, words in checked.items():
+        log.info("%s: %s", name, words)
+    with atomic_path(folder / "verify.json") as part:
+        part.write_text(json.dumps({"run": str(source), "checked": checked}, indent=1) + "\n")
+    save_config(cfg, folder)
+
+
+def _checks(source: Path) -> Iterator[tuple[str, str]]:
+    """What is there -> how it was checked, one at a time."""
+    store = source / STORE
+    checks: dict[Path, Callable[[Path], str]] = {
+        store / schema.FILE_NAME: _store,
+        store / SEGMENTS: lambda path: _segments(path.parent),
+        store / "encoder": lambda path: _towers(path.parent),
+        source / RANKING: lambda path: f"{len(Ranking.load(path).sample_ids):,} scores, read",
+        source / SELECTED: lambda path: f"{len(load_rows(path)):,} rows, read",
+    }
+    for path, check in checks.items():
+        if path.exists():
+            yield str(path.relative_to(source)), check(path)
+
+
+def _store(path: Path) -> str:
+    n_sets, n_bytes = read_store(path)
+    return f"{n_sets} data sets of {n_bytes:,} bytes, read and compared with their checksums"
+
+
+def _segments(folder: Path) -> str:
+    n_segments, n_rows = read_segments(folder)
+    return f"{n_segments} segments of {n_rows:,} rows, compared with their checksums"
+
+
+def _towers(folder: Path) -> str:
+    return f"{read_towers(folder)} towers, loaded (they have no checksums)"

@@ -1,0 +1,91 @@
+"""Reads all that a store keeps, so that every checksum of it is compared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store.folder import SEGMENTS
+from influcoder_lightning.store.layout import stored_dataset
+from influcoder_lightning.store.manifest import Manifest
+from influcoder_lightning.store.reader import InfluenceStore
+from influcoder_lightning.store.reading import opened_store, read_values
+from influcoder_lightning.store.text import is_text, read_text
+
+_BLOCK_BYTES = 1 << 24
+
+
+def read_store(path: Path) -> tuple[int, int]:
+    """Read every data set of a store file, a stretch at a time; returns how many, and their bytes.
+
+    Raises:
+        StoreError: one is damaged (it is named), or this is no store.
+    """
+    store = InfluenceStore(path)  # layout and attributes
+    n_sets = n_bytes = 0
+    with opened_store(store.path) as file:
+        names: list[str] = []
+        file.visit(names.append)
+        for name in names:
+            if isinstance(file.get(name), h5py.Dataset):
+                n_bytes += _read(stored_dataset(file, name, store.path, file[name].ndim))
+                n_sets += 1
+        for name in ("rows/sample_id", "queries/sample_id", "query_text", "layers/name"):
+            if name in file and is_text(file[name]):
+                read_text(file[name])
+    store.query_texts()
+    return n_sets, n_bytes
+
+
+def read_segments(folder: Path) -> tuple[int, int]:
+    """Compare each segment that is beside a store with its manifest's checksum.
+
+    Returns:
+        How many segments, and their rows.
+
+    Raises:
+        StoreError: one is missing or damaged, or a manifest is.
+    """
+    n_segments = n_rows = 0
+    for place in sorted((folder / SEGMENTS).glob("rank_*")):
+        manifest = Manifest(place)
+        for segment in manifest.segments:
+            manifest.verified(segment)
+            n_segments += 1
+            n_rows += segment.rows
+    return n_segments, n_rows
+
+
+def read_towers(folder: Path) -> int:
+    """Load the towers of a store; returns how many files and heads there were.
+
+    Raises:
+        StoreError: one is damaged.
+    """
+    from influcoder_lightning.encoder.gradient_tower import load_version
+    from influcoder_lightning.encoder.text_head import TextHead
+
+    versions = sorted((folder / "encoder" / "gradient").glob("version_*.safetensors"))
+    for version in range(len(versions)):
+        basis = load_version(folder / "encoder" / "gradient", version).versions[-1]
+        if not np.isfinite(basis.numpy()).all():
+            raise StoreError(
+                f"{versions[version]} is damaged: it holds numbers that are not finite."
+            )
+    head = folder / "encoder" / "text_head"
+    if head.is_dir():
+        TextHead.load(head)
+    return len(versions) + head.is_dir()
+
+
+def _read(data: h5py.Dataset) -> int:
+    if not data.ndim:
+        return int(read_values(data, ()).nbytes)
+    row = max(1, data.nbytes // max(1, len(data)))
+    step = max(1, _BLOCK_BYTES // row)
+    for start in range(0, len(data), step):
+        read_values(data, slice(start, start + step))
+    return int(data.nbytes)
