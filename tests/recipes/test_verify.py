@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from small_store import write
