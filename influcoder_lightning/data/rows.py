@@ -11,16 +11,15 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from influcoder_lightning.data.dataset_folder import unread_dataset_rows
 from influcoder_lightning.data.files import LONGEST, most_unpacked, why_no_file
 from influcoder_lightning.data.ids import is_canonical_int, unwritable
-from influcoder_lightning.data.json_forms import json_form
-from influcoder_lightning.errors import ConfigError, DataError
+from influcoder_lightning.errors import DataError
 
 Row = dict[str, Any]
 UnreadRow = Callable[[], Row]
@@ -258,46 +257,9 @@ def _checked_row(row: Any, where: str) -> Row:
 
 
 def _dataset_rows(path: Path) -> Iterator[UnreadRow]:
-    if (path / "dataset_dict.json").is_file():
-        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
-        raise DataError(f"{path}: has several splits. Give one of them: {', '.join(splits)}.")
-    if not (path / "dataset_info.json").is_file():
-        raise DataError(
-            f"{path}: a folder, but not one written by Dataset.save_to_disk. Give a JSONL file or "
-            "such a folder."
-        )
-    try:
-        from datasets import load_from_disk
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} is a `datasets` folder, and `datasets` is not installed. "
-            "Run `pip install datasets`, or export the rows as JSONL."
-        ) from error
-    with _damage_named(path):
-        dataset = load_from_disk(str(path))
-        n_rows = len(dataset)
-    for index in range(n_rows):
-        yield partial(_dataset_row, dataset, index, path)
+    for index, read in enumerate(unread_dataset_rows(path)):
+        yield partial(_dataset_row, read, f"{path}: row {index}")
 
 
-def _dataset_row(dataset: Any, index: int, path: Path) -> Row:
-    where = f"{path}: row {index}"
-    with _damage_named(path):
-        values = dict(dataset[index])
-    try:
-        row = {name: json_form(value, name) for name, value in values.items()}
-    except (DataError, RecursionError) as error:
-        raise DataError(f"{where}: {error}") from error
-    return _checked_row(row, where)
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # a damaged folder may raise anything that Arrow or JSON raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(
-            f"{path}: cannot be read as a `datasets` folder ({reason:.300}). Write it again with "
-            "Dataset.save_to_disk, or export the rows as JSONL."
-        ) from error
+def _dataset_row(read: UnreadRow, where: str) -> Row:
+    return _checked_row(read(), where)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from corpus import (
     Case,
     canary_pickle,
@@ -25,6 +27,30 @@ from influcoder_lightning.errors import DataError
 NAME = "rows.jsonl"
 GOOD = b'{"prompt": "p", "response": "r"}\n'
 _PADDED = GOOD.rstrip().ljust(2**14 - 1) + b"\n"
+
+
+def dataset(
+    compression: str | None = None, times: int = 1, length: int = 1, name: str = "data.arrow"
+) -> Callable[[Path], Path]:
+    """A folder as `save_to_disk` writes it, all prompts one text."""
+
+    def make(folder: Path) -> Path:
+        place = folder / NAME
+        place.mkdir()
+        text = pa.DictionaryArray.from_arrays(np.zeros(times, "i4"), ["x" * length])
+        table = pa.table({"prompt": text, "response": text})
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(str(place / name), table.schema, options=options) as stream:
+            stream.write_table(table)
+        (place / "dataset_info.json").write_text("{}")
+        state = {"_data_files": [{"filename": name}], "_fingerprint": "f" * 16}
+        state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
+        (place / "state.json").write_text(
+            json.dumps(state | {"_split": None, "_output_all_columns": False})
+        )
+        return place
+
+    return make
 
 
 def row(**fields: Any) -> bytes:
@@ -103,6 +129,9 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a CSV": (file_of(NAME, b"prompt,response\np,r\n"), ":1: no valid JSON"),
     "old Macintosh line ends": (file_of(NAME, GOOD.replace(b"\n", b"\r") * 2), "no valid JSON"),
+    "a `datasets` folder that is packed": (dataset(compression="zstd"), "compressed"),
+    "a `datasets` folder of one text": (dataset(times=200, length=2**20), "64 times|Dictionary"),
+    "a `datasets` folder with a file elsewhere": (dataset(name="../x.arrow"), "no file of the"),
     "absent": (lambda folder: folder / NAME, "no such file"),
     "an empty folder": (folder_of(NAME), "not one written by"),
     "a FIFO": (fifo_of(NAME), "no regular file"),
