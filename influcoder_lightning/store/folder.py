@@ -182,6 +182,12 @@ def _check(description: dict[str, Any]) -> None:
     for value, kind in kinds:
         if not isinstance(value, kind):
             raise ValueError(f"{value!r:.60} is of another kind")
+    for layer in store["layers"]:
+        name, *sizes = layer
+        if type(name) is not str or [type(size) for size in sizes] != [int] * 3:
+            raise ValueError(f"{layer!r:.60} is no layer")
+        if not all(0 <= size < 2**63 for size in sizes):
+            raise ValueError(f"{layer!r:.60} is of no size")
     if description["base_rows"] is not None:
         names = ("base_parts", "base_windows", "base_queries", "base_counts")
         if any(name not in description for name in names):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.printable import printable
 from influcoder_lightning.store import reading, schema
 from influcoder_lightning.store.codes import unit_codes
 from influcoder_lightning.store.folder import run_file
@@ -56,7 +57,7 @@ class InfluenceStore:
             )
         if not self.attributes["complete"]:
             warnings.warn(
-                f"{self.path} is incomplete: {self.attributes['note']}. It holds "
+                f"{self.path} is incomplete: {printable(self.attributes['note'])}. It holds "
                 f"{self.n_rows} rows.",
                 stacklevel=2,
             )
