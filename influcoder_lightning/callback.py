@@ -233,7 +233,7 @@ class InfluenceCallback(Checkpointed):
         self._micro: MicroBatch | None = None
         self._gradients: CapturedRows | None = None
         self._queries: RowBatch | None = None
-        self._step_rows = StepRows()
+        self._step_rows, self._layers_changed = StepRows(), False
         self._window_start: tuple[int, int] | None = None
         self._check_resume(trainer)
         pointer, self._resume, self._pointer = self._resume, None, None
@@ -279,6 +279,7 @@ class InfluenceCallback(Checkpointed):
     ) -> None:
         """Open a window where one starts; get ready for this micro-batch."""
         self._batch_open = True
+        self._look_at_layers(trainer)
         if self._boundary and self._window_starts(trainer):
             self._take_queries(trainer, pl_module)
             self._agree(trainer)
@@ -293,6 +294,7 @@ class InfluenceCallback(Checkpointed):
         if self._micro is not None:
             if self._micro.loss is not None:
                 refuse_second_pass(trainer.optimizers[0])
+            self._active().layers_changed(between_steps=False)
             scale = loss_scale(trainer)
             self._step_rows.begin(scale)
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
@@ -410,14 +412,8 @@ class InfluenceCallback(Checkpointed):
         recorder.keep_out(PADDING, rows.select(repeated).ids)
         keep = rows.n_tokens > 0
         recorder.keep_out("no response token", rows.select(~keep & ~repeated).ids)
-        self._step_rows.add(
-            trainer,
-            recorder,
-            rows.select(keep & ~repeated),
-            epoch=trainer.current_epoch,
-            step=self._step,
-            learning_rate=self._rate,
-        )
+        kept = rows.select(keep & ~repeated)
+        self._step_rows.add(trainer, recorder, kept, self._step, self._rate)
 
     def _count_samples(self, trainer: Trainer, batch: Any) -> None:
         """How many rows of this micro-batch come before the sampler's repeats (None: all).
@@ -430,11 +426,18 @@ class InfluenceCallback(Checkpointed):
 
     def _window_starts(self, trainer: Trainer) -> bool:
         every = self.refresh_queries_every_n_steps
-        if self._window_start is None:
+        if self._window_start is None or self._layers_changed:
             return True
         if every is None:
             return bool(trainer.current_epoch != self._window_start[0])
         return bool(trainer.global_step - self._window_start[1] >= every)
+
+    @valuing
+    def _look_at_layers(self, trainer: Trainer) -> None:
+        valuation = self._active()
+        self._layers_changed = valuation.layers_changed(between_steps=self._boundary)
+        if self._layers_changed:
+            self._rate_shares = rate_shares(trainer, valuation.trained_linears())
 
     @valuing
     def _take_queries(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -448,7 +451,7 @@ class InfluenceCallback(Checkpointed):
         epoch, step = trainer.current_epoch, trainer.global_step
         with valuation.timed():
             drift = valuation.open_window(epoch, step, self._queries)
-        self._queries, self._window_start = None, (epoch, step)
+        self._queries, self._window_start, self._layers_changed = None, (epoch, step), False
         self._drift.see(drift)
         if drift is not None and drift == drift and not trainer.barebones:
             pl_module.log("influcoder/drift", drift, batch_size=1, prog_bar=self.prog_bar)

@@ -84,9 +84,14 @@ class Recorder:
         """Windows opened so far."""
         return len(self._windows)
 
-    def open_window(self, epoch: int, step: int, queries: RowBatch | None) -> float | None:
-        """Start a window whose query features are ``queries``; returns the last window's drift."""
-        drift = self._close_window(step, queries)
+    def open_window(
+        self, epoch: int, step: int, queries: RowBatch | None, *, comparable: bool = True
+    ) -> float | None:
+        """Start a window whose query features are ``queries``; returns the last window's drift.
+
+        There is none where they are not ``comparable`` with those of before, of other layers.
+        """
+        drift = self._close_window(step, queries if comparable else None)
         if self.tower.versions and self._windows:
             self._publish(required=False)
         window = _Window(self.n_windows, epoch, step, len(self.tower.versions) - 1)

@@ -35,16 +35,18 @@ from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.query_order import QueryOrder
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.capture.suitability import refuse_unsuitable
+from influcoder_lightning.capture.trained import TrainedLayers
 from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
-from influcoder_lightning.errors import ConfigError, DataError
+from influcoder_lightning.errors import CaptureError, ConfigError, DataError
 from influcoder_lightning.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.recovery import TOWERS, finish, finish_early
 from influcoder_lightning.resume import refuse_pointer, restore, rewind, save, tidy
+from influcoder_lightning.run_cost import run_cost
 from influcoder_lightning.store.codes import CODE_DTYPES
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
@@ -159,6 +161,7 @@ class Valuation:
         projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
         rules = update_rules(optimizer, linears) if options.optimizer_features else None
         self.capture = GradientCapture(linears, projector, rules, self.model)
+        self._layers = TrainedLayers(self.model, linears)
         self.observer = LossObserver(self.model)
         self._own_seconds, self._begun = 0.0, perf_counter()
         self._run: RunFolder | None = None
@@ -308,9 +311,38 @@ class Valuation:
 
     def open_window(self, epoch: int, step: int, queries: RowBatch | None) -> float | None:
         """Start a window and keep the adapter it starts with; returns the last one's drift."""
-        index = self.recorder.n_windows
+        index, changed = self.recorder.n_windows, self._layers.changed
         self._save_adapter(f"window_{index:05d}")
-        return self.recorder.open_window(epoch, step, queries)
+        self._note_frozen(index, self._layers.frozen())
+        return self.recorder.open_window(epoch, step, queries, comparable=not changed)
+
+    def layers_changed(self, *, between_steps: bool) -> bool:
+        """Whether other layers train than when the window began; then a new one must begin.
+
+        Raises:
+            CaptureError: they changed inside an optimizer step (not ``between_steps``), or see
+                `TrainedLayers.changed`.
+        """
+        changed = self._layers.changed
+        if changed and not between_steps:
+            raise CaptureError(
+                "LoRA weights were frozen or unfrozen inside an optimizer step: rows of one step "
+                "would hold different layers. Change `requires_grad` where a step begins, in a "
+                "hook before on_train_batch_start (as on_train_epoch_start)."
+            )
+        return changed
+
+    def _note_frozen(self, window: int, names: list[str]) -> None:
+        attributes = self._description["store"]["attributes"]
+        known = attributes.get("frozen_layers", {})
+        if names or known:
+            attributes["frozen_layers"] = {**known, str(window): names}
+            if self._run is not None:
+                self._run.describe(self._description)
+
+    def trained_linears(self) -> list[LoraLinear]:
+        """The captured layers that train now."""
+        return [x for x in self.capture.linears if x.module.weight.requires_grad]
 
     def _save_adapter(self, name: str) -> None:
         save_adapter(self.model, self.folder / "adapters" / name, write=self.processes.first)
@@ -392,7 +424,7 @@ class Valuation:
         self._save_adapter(END)
         drift = self.recorder.close(step, queries)
         clocks = self.processes.gather(clock)  # every process has sealed its part
-        self.counts = self.processes.once(lambda: self._finish(lambda: _cost(clocks, start)))
+        self.counts = self.processes.once(lambda: self._finish(lambda: run_cost(clocks, start)))
         self.processes.gather(None)  # nobody leaves the group while others still listen
         return drift
 
@@ -425,7 +457,9 @@ class Valuation:
                 self._description["note"] = reason
                 self._run.describe(self._description)
             if self._run is not None and self.processes.size == 1:
-                finish_early(self.folder, self._description, reason, lambda: _cost([clock], start))
+                finish_early(
+                    self.folder, self._description, reason, lambda: run_cost([clock], start)
+                )
         except Exception as error:
             rank_zero_warn(
                 f"influcoder: the store at {self.folder} could not be closed ({error}). What was "
@@ -447,20 +481,6 @@ class Valuation:
                 f"part of the influence feature: {', '.join(names[:5])}"
                 f"{', ...' if len(names) > 5 else ''}."
             )
-
-
-def _cost(clocks: list[dict[str, float] | None], closing: float) -> dict[str, float] | None:
-    """What the store keeps of the run's time; None where it is not known of all processes.
-
-    Args:
-        clocks: of each process, when its training ended.
-        closing: time at which the end of the run began, on this process's clock.
-    """
-    known = [clock for clock in clocks if clock is not None]
-    if len(known) < len(clocks):
-        return None
-    sums = {name: sum(clock[name] for clock in known) for name in known[0]}
-    return {**sums, "closing_seconds": perf_counter() - closing, "processes": len(known)}
 
 
 def library_versions() -> dict[str, str]:

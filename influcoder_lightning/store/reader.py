@@ -90,10 +90,17 @@ class InfluenceStore:
 
     @cached_property
     def windows(self) -> pd.DataFrame:
-        """One row per window: window, epoch, start_step, end_step, tower_version, drift, n_rows."""
+        """One row per window: window, epoch, start_step, end_step, tower_version, drift, n_rows.
+
+        Where layers were frozen while the run went on, also ``frozen_layers``: names of those that
+        took no part in the window, and are zero in its rows and queries.
+        """
         with reading.opened_store(self.path) as file:
             columns = {name: file["windows"][name][:] for name in schema.WINDOW_COLUMNS}
-        return _frame(columns)
+        table, frozen = _frame(columns), self.attributes.get("frozen_layers")
+        if frozen:
+            table["frozen_layers"] = [tuple(frozen.get(str(w), ())) for w in table["window"]]
+        return table
 
     @cached_property
     def layers(self) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import Trainer
 
 from influcoder_lightning.capture.rows import RowBatch
@@ -25,23 +23,25 @@ class StepRows:
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[RowBatch, dict[str, Any]]] = []
+        self._held: list[tuple[RowBatch, int, int, float]] = []
         self._scale = 1.0
 
     def begin(self, scale: float) -> None:
         """The loss of a micro-batch is multiplied by ``scale``."""
         self._scale = scale
 
-    def add(self, trainer: Trainer, recorder: Recorder, rows: RowBatch, **columns: Any) -> None:
+    def add(
+        self, trainer: Trainer, recorder: Recorder, rows: RowBatch, step: int, rate: float
+    ) -> None:
         """Rows of one micro-batch, for `Recorder.add`."""
-        self._held.append((rows, columns))
+        self._held.append((rows, trainer.current_epoch, step, rate))
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             self.release(recorder)
 
     def end_step(self, trainer: Trainer, recorder: Recorder) -> None:
         """The optimizer has stepped, or was kept from it."""
         if self._held and loss_scale(trainer) < self._scale:
-            for rows, _ in self._held:
+            for rows, *_ in self._held:
                 recorder.keep_out(SKIPPED, rows.ids)
             self._held.clear()
         self.release(recorder)
@@ -49,5 +49,5 @@ class StepRows:
     def release(self, recorder: Recorder) -> None:
         """Hand on what is held: no step comes any more that could be skipped."""
         held, self._held = self._held, []
-        for rows, columns in held:
-            recorder.add(rows, **columns)
+        for rows, epoch, step, rate in held:
+            recorder.add(rows, epoch, step, rate)
