@@ -258,7 +258,7 @@ def test_per_query_scores_of_another_ranking_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "module",
     ["influence.ranking", "influence.registry", "influence.aggregate", "selection",
-     "report.markdown"],
+     "report.press.markdown"],
 )  # fmt: skip
 def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(f"influcoder_lightning.{module}"))

@@ -76,7 +76,7 @@ class Chart:
     """A drawing; the page has it inside, Markdown an image at `path` beside the report.
 
     Attributes:
-        figure: colours of `report.style` follow the page's light or dark theme.
+        figure: colours of `report.press.style` follow the page's light or dark theme.
         caption: what it shows, also for those who cannot see it.
         path: image file, relative to the report's folder.
         terms: words of the caption to explain, as for `Text`.
