@@ -50,8 +50,8 @@ from influcoder_lightning.fidelity.agreement import aggregated_rho, per_query_rh
 from influcoder_lightning.fidelity.gradient_methods import QUERY_WEIGHT
 from influcoder_lightning.fidelity.gradients import capture_exact, cosines, project
 from influcoder_lightning.fidelity.splits import draw_splits
-from influcoder_lightning.finetune import steps_of_epochs, train
-from influcoder_lightning.models import load_model, load_tokenizer
+from influcoder_lightning.finetune.models import load_model, load_tokenizer
+from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.projection import Projector, build_projector
 from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.valuation import BUFFER_BYTES

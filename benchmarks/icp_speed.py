@@ -21,8 +21,8 @@ import report
 import torch
 
 from influcoder_lightning.data import load_rows
+from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.influence.probing.prober import InContextProber
-from influcoder_lightning.models import load_base_model, load_tokenizer
 
 TASKS = ("bbh/hyperbaton", "bbh/multistep_arithmetic_two", "bbh/temporal_sequences")
 N_SAMPLES, N_QUERIES, BLOCK = 200, 50, 20

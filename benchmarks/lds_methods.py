@@ -18,8 +18,8 @@ from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.data import load_rows
 from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_encoder
+from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.influence import rank
-from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes.valuate import value
 
 RIVALS = Path(__file__).parent / "rivals"
@@ -61,8 +61,8 @@ def valuations(study: Study, seeds: list[int], window: int | None) -> dict[int, 
 
 def plain_and_valued_seconds(study: Study, seed: int, window: int | None) -> tuple[float, float]:
     """CPU seconds of the fine-tuning alone, and with the callback at its defaults."""
-    from influcoder_lightning.finetune import train
-    from influcoder_lightning.models import load_model
+    from influcoder_lightning.finetune.models import load_model
+    from influcoder_lightning.finetune.training import train
     from influcoder_lightning.recipes.settings import plain
 
     materials = study.materials(seed=seed, influence__refresh_queries_every_n_steps=window)

@@ -39,10 +39,10 @@ from sklearn.metrics import average_precision_score
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import joined_text
-from influcoder_lightning.models import load_base_model, load_tokenizer
 from influcoder_lightning.recipes.progress import quiet
 from influcoder_lightning.recipes.valuate import value
 from influcoder_lightning.report import summarise_arms

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _METHODS = (
     *("bm25", "cosine", "encoder", "fisher", "icp", "length", "less", "loss", "projected_cosine"),
@@ -31,6 +32,7 @@ _FINDINGS = (
 _NOW = {
     **{f"influence.{name}": f"influence.methods.{name}" for name in _METHODS},
     "influence.self_influence": "influence.methods.self",
+    "models": "finetune.models",
     "probing": "influence.probing",
     **{f"report.{name}": f"report.press.{name}" for name in _PRESS},
     "report.agreement": "report.findings.two_rankings",
@@ -64,11 +66,7 @@ class RenamedModules(MetaPathFinder, Loader):
         """Put the module of today in the place of the one asked for."""
         new = self._new_name(module.__name__)
         assert new is not None
-        warnings.warn(
-            f"{module.__name__} is now {new}; the old name goes in the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        _warn(module.__name__, new, stacklevel=3)
         sys.modules[module.__name__] = importlib.import_module(new)
 
     def _new_name(self, fullname: str) -> str | None:
@@ -79,3 +77,29 @@ class RenamedModules(MetaPathFinder, Loader):
             if inside == old or inside.startswith(f"{old}."):
                 return f"{package}.{new}{inside.removeprefix(old)}"
         return None
+
+
+def names_of_module(package: str, module: str) -> Callable[[str], Any]:
+    """`__getattr__` of a package that was a module: finds what the module held.
+
+    Args:
+        package: full name of the package.
+        module: the file in it that the module became.
+    """
+
+    def find(name: str) -> Any:
+        new = f"{package}.{module}"
+        if name.startswith("__") or not hasattr(importlib.import_module(new), name):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        _warn(f"{package}.{name}", f"{new}.{name}", stacklevel=3)
+        return getattr(sys.modules[new], name)
+
+    return find
+
+
+def _warn(old: str, new: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"{old} is now {new}; the old name goes in the next release",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )

@@ -40,7 +40,7 @@ from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
 from influcoder_lightning.errors import CaptureError, ConfigError, DataError
-from influcoder_lightning.models import load_tokenizer
+from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector, check_projector
 from influcoder_lightning.recorder import Recorder

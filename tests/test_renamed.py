@@ -20,6 +20,16 @@ def test_an_old_name_is_the_same_module_and_warns(old, new):
     assert found is importlib.import_module(f"influcoder_lightning.{new}")
 
 
+def test_names_of_a_module_that_is_a_package_now_are_found_in_it():
+    finetune = importlib.import_module("influcoder_lightning.finetune")
+    training = importlib.import_module("influcoder_lightning.finetune.training")
+    with pytest.warns(DeprecationWarning, match=r"finetune\.training\.train;") as found:
+        assert finetune.train is training.train
+    assert found[0].filename == __file__
+    with pytest.raises(AttributeError, match="no attribute 'trained'"):
+        _ = finetune.trained
+
+
 def test_a_name_that_never_was_is_not_found():
     with pytest.raises(ModuleNotFoundError, match="probe"):
         importlib.import_module("influcoder_lightning.probe")

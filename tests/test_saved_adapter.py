@@ -10,7 +10,7 @@ from conftest import tiny_llama, tiny_peft, tokens
 from peft import PeftModel
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.models import load_adapter
+from influcoder_lightning.finetune.models import load_adapter
 
 HANGS = "(a|a?)+" * 12 + "$"
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from influcoder_lightning.capture.rows import Text
 from influcoder_lightning.encoder.objective import ranking_loss
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.models import refuse_missing_folder
+from influcoder_lightning.finetune.models import refuse_missing_folder
 
 WARMUP_STEPS = 20
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.finetune import evaluate
-from influcoder_lightning.models import load_base_model
+from influcoder_lightning.finetune.models import load_base_model
+from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.retrain import retrain, retrain_steps
+from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
 from influcoder_lightning.recipes.run_folder import require, source_folder
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.select import ranking_of
@@ -144,16 +144,16 @@ def run_arms(
         for arm, ids_by_seed in arms.items()
         for seed, ids in zip(seeds, ids_by_seed, strict=True)
     ]
+    retraining = retraining_of(materials, base)
     with stage("retraining", len(runs) * steps, "steps") as done:
         for number, (arm, seed, ids) in enumerate(runs):
             show = ShowSteps(done, number * steps, f"{arm}, seed {seed}")
-            model = retrain(materials, base, materials.pool.subset(ids), steps, seed, show)
+            model = retraining.run(materials.pool.subset(ids), steps, seed, [show])
             measured = losses.setdefault(arm, [])
             measured.append(evaluate(model, evaluation))
             keep = (adapters or {}).get(arm)
             if keep is not None and len(measured) == 1:
                 model.save_pretrained(str(keep))
-            base = model.unload()
             if len(measured) == len(seeds):
                 log.info("  %-8s held-out loss %.4f", arm, sum(measured) / len(measured))
         done.result = f"{len(runs)} runs of {steps:,} steps"

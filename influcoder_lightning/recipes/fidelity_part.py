@@ -22,8 +22,8 @@ from influcoder_lightning.fidelity.data import FitGradients, StudyData
 from influcoder_lightning.fidelity.gradients import STORED_SCALE, capture_exact, cosines
 from influcoder_lightning.fidelity.splits import draw_splits
 from influcoder_lightning.fidelity.states import AdamMoments, KeepMoments, no_moments
-from influcoder_lightning.finetune import steps_of_epochs, train
-from influcoder_lightning.models import load_model
+from influcoder_lightning.finetune.models import load_model
+from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.settings import plain

@@ -16,13 +16,13 @@ import numpy as np
 from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune.models import device, load_adapter, load_base_model
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array
 from influcoder_lightning.influence.methods.icp import check_score, icp_ranking
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.models import device, load_adapter, load_base_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import RANKING, require

@@ -25,10 +25,10 @@ from influcoder_lightning.counterfactual.score_matrix import load_matrix
 from influcoder_lightning.counterfactual.subsets import draw_subset
 from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import as_id_array
 from influcoder_lightning.influence.registry import available_methods, get_method
-from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import lds_removal, valuate
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page

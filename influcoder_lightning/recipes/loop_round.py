@@ -17,14 +17,14 @@ from influcoder_lightning import InfluenceStore, Ranking, select
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.diversity import SampleCodes
-from influcoder_lightning.finetune import evaluate
+from influcoder_lightning.finetune.models import load_base_model
+from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.influence.ids import id_keys
-from influcoder_lightning.models import load_base_model
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.retrain import retrain, retrain_steps
+from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
@@ -114,10 +114,9 @@ class Rounds:
         begun = perf_counter()
         cfg, pool = self.materials.cfg, self.materials.pool
         with stage("loading the model"):
-            base = load_base_model(cfg.model.name)
+            retraining = retraining_of(self.materials, load_base_model(cfg.model.name))
         with stage("retraining", self._steps, "steps") as done:
-            show, rows = ShowSteps(done), pool.subset(kept)
-            model = retrain(self.materials, base, rows, self._steps, cfg.seed, show)
+            model = retraining.run(pool.subset(kept), self._steps, cfg.seed, [ShowSteps(done)])
             loss = evaluate(model, self.held_out)
             done.result = f"round {number} on {len(kept):,} samples"
         return loss, perf_counter() - begun

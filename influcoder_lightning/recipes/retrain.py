@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
-from influcoder_lightning.finetune import evaluate, train
+from influcoder_lightning.finetune.models import load_base_model
+from influcoder_lightning.finetune.retraining import Retraining
+from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.models import add_lora, load_base_model
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.progress import ShowSteps
@@ -35,7 +34,8 @@ def run(cfg: Settings, folder: Path) -> float | None:
             before = evaluate(model, evaluation.dataset)
     steps = retrain_steps(materials)
     with stage("training", steps, "steps") as done:
-        model = retrain(materials, model, pool.dataset, steps, cfg.seed, ShowSteps(done))
+        retraining = retraining_of(materials, model)
+        model = retraining.run(pool.dataset, steps, cfg.seed, [ShowSteps(done)])
         done.result = f"{steps:,} steps on {len(pool):,} samples"
     after = None
     if evaluation is not None:
@@ -95,12 +95,9 @@ def retrain_steps(materials: Materials) -> int:
     return materials.valuation_steps() if steps is None else int(steps)
 
 
-def retrain(
-    materials: Materials, base: Any, dataset: Dataset, steps: int, seed: int, show: ShowSteps
-) -> Any:
-    """A base model with a fresh LoRA, trained; ``unload()`` gives the base model back."""
-    model = add_lora(base, plain(materials.cfg.lora), seed)
+def retraining_of(materials: Materials, base: Any) -> Retraining:
+    """How the recipes train again: as the valuation did, with ``retrain.lr`` where it is given."""
     options = materials.training_options()
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
-    return train(model, dataset, steps=steps, seed=seed, callbacks=[show], **options)
+    return Retraining(base, plain(materials.cfg.lora), options)

@@ -12,9 +12,9 @@ import numpy as np
 
 from influcoder_lightning import InfluenceStore, rank
 from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.finetune.models import device, load_model
 from influcoder_lightning.influence.part import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.models import device, load_model
 from influcoder_lightning.recipes import score_text
 from influcoder_lightning.recipes.config_kinds import defaults
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool

@@ -18,8 +18,8 @@ from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.counterfactual.retraining import Job, Trainer
 from influcoder_lightning.data import collate_samples
-from influcoder_lightning.finetune import train
-from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model
+from influcoder_lightning.finetune.models import device, load_base_model
+from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import quiet
 from influcoder_lightning.recipes.settings import Settings, plain
@@ -56,34 +56,25 @@ class StartTraining:
         logging.getLogger("influcoder_lightning").setLevel(logging.WARNING)
         warnings.simplefilter("ignore", DeprecationWarning)
         materials = Materials(Settings(self.settings), "lds")
-        base = load_base_model(materials.cfg.model.name)
         pool, query = materials.pool, materials.query
         assert query is not None
-
-        def trained(job: Job) -> Any:
-            # As many epochs as the valuation run has on the whole pool.
-            steps = max(1, round(materials.valuation_steps() * len(job.members) / len(pool)))
-            model = add_lora(base, plain(materials.cfg.lora), job.seed)
-            train(
-                model,
-                Subset(pool.dataset, list(job.members)),
-                steps=steps,
-                seed=job.seed,
-                **materials.training_options(),
-            )
-            return model
+        retraining = Retraining(
+            load_base_model(materials.cfg.model.name),
+            plain(materials.cfg.lora),
+            materials.training_options(),
+        )
 
         def train_one(job: Job, adapter: Path) -> list[float]:
-            nonlocal base
             with quiet():
                 if adapter.exists():
-                    model = load_adapter(base, adapter)
+                    model = retraining.load(adapter)
                 else:
-                    model = trained(job)
+                    # As many epochs as the valuation run has on the whole pool.
+                    share = len(job.members) / len(pool)
+                    steps = max(1, round(materials.valuation_steps() * share))
+                    model = retraining.run(Subset(pool.dataset, list(job.members)), steps, job.seed)
                     _save(model, adapter)
-            losses = sample_losses(model, query.dataset)
-            base = model.unload()
-            return losses
+            return sample_losses(model, query.dataset)
 
         return train_one
 

@@ -8,9 +8,15 @@ from pathlib import Path
 
 from influcoder_lightning import InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
-from influcoder_lightning.finetune import Checkpoints, train
+from influcoder_lightning.finetune.models import (
+    add_lora,
+    device,
+    load_adapter,
+    load_base_model,
+    load_model,
+)
+from influcoder_lightning.finetune.training import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.models import add_lora, device, load_adapter, load_base_model, load_model
 from influcoder_lightning.recipes.loggers import run_loggers
 from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.method_checks import check_for_valuation

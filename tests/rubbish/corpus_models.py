@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError, StoreError
-from influcoder_lightning.models import load_adapter, load_base_model, load_tokenizer
+from influcoder_lightning.finetune.models import load_adapter, load_base_model, load_tokenizer
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from influcoder_lightning.capture.losses import response_tokens
 from influcoder_lightning.data.epochs import EpochLoader
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import ConfigError, DataError
-from influcoder_lightning.models import device
+from influcoder_lightning.finetune.models import device
 
 log = logging.getLogger(__name__)
 

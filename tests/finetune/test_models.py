@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.models import refuse_missing_folder
+from influcoder_lightning.finetune.models import refuse_missing_folder
 
 
 @pytest.mark.parametrize(

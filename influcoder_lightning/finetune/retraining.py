@@ -1,0 +1,63 @@
+"""One base model, trained again and again on other samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import Dataset
+
+from influcoder_lightning.finetune.models import add_lora, load_adapter
+from influcoder_lightning.finetune.training import train
+
+
+class Retraining:
+    """A base model and how it is fine-tuned; every run starts from it with a LoRA of its own.
+
+    The model of a run holds until the next one, which takes the base model out of it.
+
+    Args:
+        base: a causal LM; LoRAs are put into it in place, one at a time.
+        lora: settings of each LoRA, as for `add_lora`.
+        options: keyword arguments of `train`, but for those of `run`.
+    """
+
+    def __init__(self, base: Any, lora: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        self._base, self._lora, self._options = base, lora, options
+        self._last: Any = None
+
+    def run(
+        self, dataset: Dataset, steps: int, seed: int, callbacks: Sequence[Callback] = ()
+    ) -> Any:
+        """The base model with a fresh LoRA, trained on a dataset.
+
+        Args:
+            dataset: tokenised samples.
+            steps: optimizer steps.
+            seed: of initial weights, order and dropout.
+            callbacks: Lightning callbacks.
+
+        Raises:
+            DataError: the dataset is empty.
+            ConfigError: settings that PEFT or the Trainer refuse.
+        """
+        self._last = add_lora(self._take_base(), self._lora, seed)
+        options = {**self._options, "steps": steps, "seed": seed, "callbacks": callbacks}
+        return train(self._last, dataset, **options)
+
+    def load(self, adapter: str | Path) -> Any:
+        """The base model with the LoRA of an earlier run.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        self._last = load_adapter(self._take_base(), adapter)
+        return self._last
+
+    def _take_base(self) -> Any:
+        """The base model without a LoRA."""
+        if self._last is not None:
+            self._base, self._last = self._last.unload(), None
+        return self._base

@@ -1,0 +1,36 @@
+"""One base model trained again and again: no run knows of another."""
+
+from __future__ import annotations
+
+import torch
+from conftest import Samples, tiny_llama, tokens
+
+from influcoder_lightning.finetune.models import add_lora
+from influcoder_lightning.finetune.retraining import Retraining
+from influcoder_lightning.finetune.training import train
+
+LORA = {"r": 2, "alpha": 4, "dropout": 0.1, "target_modules": "all-linear"}
+OPTIONS = {"batch_size": 4, "lr": 1e-2, "pad_token_id": 0}
+
+
+def rows(seed: int, n: int = 8) -> Samples:
+    more = {"prompt": "", "response": ""}
+    return Samples([{**row, **more, "sample_id": i} for i, row in enumerate(tokens(n, seed=seed))])
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_each_run_is_as_of_a_fresh_model_whatever_ran_before(tmp_path):
+    retraining = Retraining(tiny_llama(), LORA, OPTIONS)
+    found = []
+    for number, seed in enumerate([0, 1, 0]):
+        model = retraining.run(rows(seed), steps=2, seed=seed)
+        found.append(weights(model))
+        model.save_pretrained(str(tmp_path / str(number)))
+    for seed, got in zip([0, 1, 0], found, strict=True):
+        alone = train(add_lora(tiny_llama(), LORA, seed), rows(seed), steps=2, seed=seed, **OPTIONS)
+        torch.testing.assert_close(got, weights(alone), rtol=0, atol=0)
+    again = retraining.load(tmp_path / "1")
+    torch.testing.assert_close(weights(again), found[1], rtol=0, atol=0)
