@@ -34,19 +34,19 @@ from lds_methods import (
 )
 from lds_sets import Study, built_in, real
 
-from influcoder_lightning.counterfactual.lds import (
+from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.recipes import lds_removal
+from influcoder_lightning.recipes.lds import train_models
+from influcoder_lightning.recipes.subset_models import settings_of
+from influcoder_lightning.studies.retraining.lds import (
     agreement_interval,
     lds_table,
     mean_ceiling,
     seed_agreement,
 )
-from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
-from influcoder_lightning.counterfactual.subsets import draw_subset
-from influcoder_lightning.counterfactual.truth import Truth
-from influcoder_lightning.influence.ids import as_id_array
-from influcoder_lightning.recipes import lds_removal
-from influcoder_lightning.recipes.lds import train_models
-from influcoder_lightning.recipes.subset_models import settings_of
+from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
+from influcoder_lightning.studies.retraining.subsets import draw_subset
+from influcoder_lightning.studies.retraining.truth import Truth
 
 DEFAULT = "fisher"  # of the recipes; `InfluenceStore.rank` without a method is `cosine`
 OURS = ("fisher", "relatif", "cosine", "projected_cosine", "tracin", "less", "unrolled", "encoder")

@@ -22,9 +22,9 @@ from lds import retrained
 from lds_sets import Study, real
 
 from influcoder_lightning import InfluenceStore
-from influcoder_lightning.counterfactual.lds import row_correlations, seed_agreement
-from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.recipes.valuate import value
+from influcoder_lightning.studies.retraining.lds import row_correlations, seed_agreement
+from influcoder_lightning.studies.retraining.truth import Truth
 
 WINDOWS = (1, 2, 5, 10, 20, 40, 80)
 DAMPING = 0.1

@@ -14,7 +14,7 @@ _EXPORTS = {
     "InfluenceStore": "store.reader",
     "Ranking": "influence.ranking",
     "rank": "influence.registry",
-    "select": "selection",
+    "select": "selection.selection",
     "with_sample_ids": "data.sample_ids",
     "collate_with_sample_ids": "data.sample_ids",
 }

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.data.rows import complete_ids, load_rows
-from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.selection.diversity import SampleCodes
 
 if TYPE_CHECKING:
     from influcoder_lightning.store.reader import InfluenceStore

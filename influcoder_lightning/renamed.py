@@ -30,6 +30,10 @@ _FINDINGS = (
     "tables",
 )
 _NOW = {
+    "counterfactual": "studies.retraining",
+    "diversity": "selection.diversity",
+    "fidelity.agreement": "studies.fidelity.rank_correlation",
+    "fidelity": "studies.fidelity",
     **{f"influence.{name}": f"influence.methods.{name}" for name in _METHODS},
     "influence.self_influence": "influence.methods.self",
     "models": "finetune.models",

@@ -11,8 +11,6 @@ from typing import Any
 
 from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.fidelity.splits import PARTS
-from influcoder_lightning.fidelity.table import merge_parts
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes.fidelity_part import run_part
 from influcoder_lightning.recipes.materials import Materials
@@ -28,6 +26,8 @@ from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import Chart, Section, Text
 from influcoder_lightning.spreadsheet import as_cell
+from influcoder_lightning.studies.fidelity.splits import PARTS
+from influcoder_lightning.studies.fidelity.table import merge_parts
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)

@@ -16,18 +16,23 @@ from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.data import default_template, tokenize_rows
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.encoder.distillation import DistillationSettings
-from influcoder_lightning.fidelity import cascades, forward_methods, gradient_methods, text_methods
-from influcoder_lightning.fidelity.board import Board
-from influcoder_lightning.fidelity.data import FitGradients, StudyData
-from influcoder_lightning.fidelity.gradients import STORED_SCALE, capture_exact, cosines
-from influcoder_lightning.fidelity.splits import draw_splits
-from influcoder_lightning.fidelity.states import AdamMoments, KeepMoments, no_moments
 from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.settings import plain
 from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.studies.fidelity import (
+    cascades,
+    forward_methods,
+    gradient_methods,
+    text_methods,
+)
+from influcoder_lightning.studies.fidelity.board import Board
+from influcoder_lightning.studies.fidelity.data import FitGradients, StudyData
+from influcoder_lightning.studies.fidelity.gradients import STORED_SCALE, capture_exact, cosines
+from influcoder_lightning.studies.fidelity.splits import draw_splits
+from influcoder_lightning.studies.fidelity.states import AdamMoments, KeepMoments, no_moments
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.counterfactual.lds import (
-    agreement_interval,
-    lds_table,
-    mean_ceiling,
-    seed_agreement,
-)
-from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
-from influcoder_lightning.counterfactual.score_matrix import load_matrix
-from influcoder_lightning.counterfactual.subsets import draw_subset
-from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.influence.atomic import atomic_path
@@ -40,6 +30,16 @@ from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report import Text
 from influcoder_lightning.spreadsheet import as_cell
+from influcoder_lightning.studies.retraining.lds import (
+    agreement_interval,
+    lds_table,
+    mean_ceiling,
+    seed_agreement,
+)
+from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
+from influcoder_lightning.studies.retraining.score_matrix import load_matrix
+from influcoder_lightning.studies.retraining.subsets import draw_subset
+from influcoder_lightning.studies.retraining.truth import Truth
 from influcoder_lightning.valuation import library_versions
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.counterfactual.removal import loss_change, without_random, without_top
-from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
+from influcoder_lightning.studies.retraining.removal import loss_change, without_random, without_top
+from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 
 CONTROL = "random"
 Plan = dict[str, dict[float, list[Job]]]

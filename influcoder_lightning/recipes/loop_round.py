@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, Subset
 from influcoder_lightning import InfluenceStore, Ranking, select
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.data.rows import Row
-from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.influence.ids import id_keys
@@ -29,6 +28,7 @@ from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.selection.diversity import SampleCodes
 
 log = logging.getLogger(__name__)
 PART = "round.json"

@@ -12,7 +12,6 @@ import numpy as np
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import write_jsonl
-from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
@@ -28,7 +27,8 @@ from influcoder_lightning.recipes.run_folder import (
 from influcoder_lightning.recipes.saved_config import load_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import Number, Numbers
-from influcoder_lightning.selection import select_rows
+from influcoder_lightning.selection.diversity import SampleCodes
+from influcoder_lightning.selection.selection import select_rows
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from influcoder_lightning.report.findings.distribution import describe_scores, p
 from influcoder_lightning.report.findings.tables import arms_table, sample_table
 from influcoder_lightning.report.press.blocks import Table
 from influcoder_lightning.report.press.markdown import render
-from influcoder_lightning.selection import Groups
+from influcoder_lightning.selection.selection import Groups
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

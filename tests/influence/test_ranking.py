@@ -257,7 +257,8 @@ def test_per_query_scores_of_another_ranking_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["influence.ranking", "influence.registry", "influence.aggregate", "selection",
+    ["influence.ranking", "influence.registry", "influence.aggregate",
+     "selection.selection",
      "report.press.markdown"],
 )  # fmt: skip
 def test_docstring_examples(module):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
-from influcoder_lightning.diversity import SampleCodes, count_near_copies
 from influcoder_lightning.recipes.loop import best_round, why_stop
 from influcoder_lightning.recipes.loop_round import held_out_queries
+from influcoder_lightning.selection.diversity import SampleCodes, count_near_copies
 
 WORDS = ("red", "green", "blue", "one", "two")
 

@@ -25,7 +25,7 @@ from corpus import (
 
 from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.selection import select_rows
+from influcoder_lightning.selection.selection import select_rows
 
 NAME = "ranking.csv"
 HEAD = b"sample_id,score,rank\n"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.diversity import SampleCodes
 from influcoder_lightning.influence.several import rank_by_several
 from influcoder_lightning.recipes import stages
 from influcoder_lightning.recipes.materials import Materials, Split
@@ -21,6 +20,7 @@ from influcoder_lightning.report.findings.distribution import distribution_secti
 from influcoder_lightning.report.findings.drift import drift_sections
 from influcoder_lightning.report.findings.method_agreement import agreement_section
 from influcoder_lightning.report.findings.near_copies import near_copies_section
+from influcoder_lightning.selection.diversity import SampleCodes
 
 
 def valuation_sections(

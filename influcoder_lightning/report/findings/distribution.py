@@ -24,7 +24,7 @@ from influcoder_lightning.report.press.style import (
     legend_beside,
     tidy,
 )
-from influcoder_lightning.selection import Groups, resolve_groups
+from influcoder_lightning.selection.selection import Groups, resolve_groups
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = 60

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from influcoder_lightning.diversity import MAX_SIMILARITY
 from influcoder_lightning.errors import RankingError, StoreError
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.report.press.blocks import Section, Table, Text
+from influcoder_lightning.selection.diversity import MAX_SIMILARITY
 
 MOST = 20_000  # samples that are compared with each other
 _BLOCK = 512

@@ -29,7 +29,7 @@ from influcoder_lightning.report.press.style import (
     save_figure,
     tidy,
 )
-from influcoder_lightning.selection import Groups, resolve_groups
+from influcoder_lightning.selection.selection import Groups, resolve_groups
 
 _MAX_POINTS = 2000
 _MAX_BINS = 10

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from influcoder_lightning.diversity import count_near_copies
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.report.findings import near_copies as duplicates
 from influcoder_lightning.report.findings.near_copies import find_near_copies
+from influcoder_lightning.selection.diversity import count_near_copies
 
 
 def by_pairs(codes, similarity):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.fidelity.agreement import aggregated_rho, per_query_rho
+from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
 
 log = logging.getLogger(__name__)
 

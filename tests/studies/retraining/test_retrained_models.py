@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from influcoder_lightning.counterfactual.removal import loss_change, without_random, without_top
-from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.studies.retraining.removal import loss_change, without_random, without_top
+from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 
 
 @dataclass(frozen=True)

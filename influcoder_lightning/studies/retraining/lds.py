@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from influcoder_lightning.counterfactual.truth import Truth
+from influcoder_lightning.studies.retraining.truth import Truth
 
 _LEVEL = (2.5, 97.5)
 

@@ -13,13 +13,13 @@ from influcoder_lightning.encoder.distillation import Distillation, Distillation
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_encoder
 from influcoder_lightning.encoder.text_head import TextHead
-from influcoder_lightning.fidelity.agreement import aggregated_rho, per_query_rho
-from influcoder_lightning.fidelity.board import cpu_ms
-from influcoder_lightning.fidelity.data import StudyData
-from influcoder_lightning.fidelity.gradient_methods import Codes
-from influcoder_lightning.fidelity.gradients import cosines, unit
 from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.methods.rds import hidden_states
+from influcoder_lightning.studies.fidelity.board import cpu_ms
+from influcoder_lightning.studies.fidelity.data import StudyData
+from influcoder_lightning.studies.fidelity.gradient_methods import Codes
+from influcoder_lightning.studies.fidelity.gradients import cosines, unit
+from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.fidelity.agreement import (
+from influcoder_lightning.influence.cascade import choose_for_exact
+from influcoder_lightning.studies.fidelity.rank_correlation import (
     aggregated_rho,
     per_query_rho,
     top_k_precision,
 )
-from influcoder_lightning.influence.cascade import choose_for_exact
 
 TOP_SHARE = 0.1
 

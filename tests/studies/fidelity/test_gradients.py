@@ -10,9 +10,9 @@ from conftest import FineTuning, loader, oracle_gradient, relative_error, tiny_p
 from influcoder_lightning.capture.late import late_blocks
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError
-from influcoder_lightning.fidelity.gradients import capture_exact, int8_rows, project
-from influcoder_lightning.fidelity.states import KeepMoments, no_moments
 from influcoder_lightning.projection import build_projector
+from influcoder_lightning.studies.fidelity.gradients import capture_exact, int8_rows, project
+from influcoder_lightning.studies.fidelity.states import KeepMoments, no_moments
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.counterfactual.truth import Truth
 from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.score_files import load_scores
+from influcoder_lightning.studies.retraining.truth import Truth
 
 
 def load_matrix(path: Path, truth: Truth) -> NDArray[np.float64]:

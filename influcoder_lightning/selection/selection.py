@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.diversity import MAX_SIMILARITY, take_diverse
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.selection.diversity import MAX_SIMILARITY, take_diverse
 
 Groups = Mapping[Any, Any] | Sequence[Any] | NDArray[Any]
 Codes = NDArray[Any] | Callable[[NDArray[Any]], NDArray[Any]]

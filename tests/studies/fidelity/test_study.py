@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influcoder_lightning.errors import DataError, RankingError
-from influcoder_lightning.fidelity.agreement import (
+from influcoder_lightning.influence import Ranking
+from influcoder_lightning.influence.cascade import choose_for_exact, merge_exact
+from influcoder_lightning.studies.fidelity.cascades import by_confidence, cascade
+from influcoder_lightning.studies.fidelity.rank_correlation import (
     aggregated_rho,
     per_query_rho,
     top_k_precision,
 )
-from influcoder_lightning.fidelity.cascades import by_confidence, cascade
-from influcoder_lightning.fidelity.splits import PARTS, draw_splits
-from influcoder_lightning.fidelity.table import merge_parts
-from influcoder_lightning.influence import Ranking
-from influcoder_lightning.influence.cascade import choose_for_exact, merge_exact
+from influcoder_lightning.studies.fidelity.splits import PARTS, draw_splits
+from influcoder_lightning.studies.fidelity.table import merge_parts
 
 
 def rows(n, name):

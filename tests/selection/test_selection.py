@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import Ranking
-from influcoder_lightning.selection import (
+from influcoder_lightning.selection.selection import (
     available_strategies,
     register_strategy,
     select,

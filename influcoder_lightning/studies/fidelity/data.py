@@ -12,9 +12,9 @@ from torch import Tensor
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data.rows import Row
-from influcoder_lightning.fidelity.board import Board
-from influcoder_lightning.fidelity.gradients import STORED_SCALE
-from influcoder_lightning.fidelity.states import AdamMoments
+from influcoder_lightning.studies.fidelity.board import Board
+from influcoder_lightning.studies.fidelity.gradients import STORED_SCALE
+from influcoder_lightning.studies.fidelity.states import AdamMoments
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.fidelity.agreement import aggregated_rho, per_query_rho
+from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
 
 MEASURED = ("per_query", "aggregated", "ms_per_sample", "bytes_per_sample", "n_fit")
 KINDS = ("feature", "code", "forward", "text", "baseline")

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influcoder_lightning import Ranking
-from influcoder_lightning.counterfactual.lds import (
+from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.studies.retraining.lds import (
     agreement_interval,
     lds_table,
     mean_ceiling,
     row_correlations,
     seed_agreement,
 )
-from influcoder_lightning.counterfactual.score_matrix import load_matrix
-from influcoder_lightning.counterfactual.subsets import draw_subset, membership
-from influcoder_lightning.counterfactual.truth import Truth
-from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.studies.retraining.score_matrix import load_matrix
+from influcoder_lightning.studies.retraining.subsets import draw_subset, membership
+from influcoder_lightning.studies.retraining.truth import Truth
 
 N, M, S = 24, 5, 30
 

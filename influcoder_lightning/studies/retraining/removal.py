@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.counterfactual.retraining import Job, RetrainedModels
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 
 
 def without_top(scores: NDArray[Any], share: float) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Studies beside the product: what checks scores, and needs no store."""
