@@ -37,8 +37,9 @@ _OPEN = ("select.quota", "lds.scores", "logger")
 # Choices between whole files of conf/, and not keys.
 _GROUPS = ("recipe", "logger")
 _OWN_FILES = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
+# Not --experimental-rerun, which unpickles a file of a run folder.
 _VALUED_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg",
-                 "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")  # fmt: skip
+                 "-c", "--package", "-p", "--info", "-i")  # fmt: skip
 _FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun",
           "-m", "--shell-completion", "-sc", *_VALUED_FLAGS)  # fmt: skip
 # What people call the keys elsewhere, by what is behind the last dot.

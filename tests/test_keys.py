@@ -79,3 +79,8 @@ def test_keys_stand_together(line):
         refuse_unknown_arguments(better)
     else:
         refuse_unknown_arguments(arguments)
+
+
+def test_hydras_option_that_unpickles_a_file_is_refused():
+    with pytest.raises(ConfigError, match="unknown option '--experimental-rerun'"):
+        refuse_unknown_arguments(["--experimental-rerun", "run/.hydra/config.pickle"])
