@@ -268,12 +268,15 @@ def refuse_changes(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def _refuse_differences(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     before, now = _comparable(found), _comparable(current)
+    kept, facts = (run["store"]["attributes"]["config"].get(_FACTS, {}) for run in (found, current))
+    names = before.keys() | now.keys()
+    if "base_model" in kept.keys() & facts.keys():  # known by its weights, wherever it lies now
+        names -= {"lora.base_model"}
     differences = [
         _difference(name, before.get(name), now.get(name))
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted(names)
         if before.get(name) != now.get(name)
     ]
-    kept, facts = (run["store"]["attributes"]["config"].get(_FACTS, {}) for run in (found, current))
     _refuse(differences + _differing_facts(kept, facts))
     if unknown := sorted(facts.keys() - kept.keys()):
         rank_zero_warn(
