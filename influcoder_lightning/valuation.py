@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -452,10 +452,11 @@ class Valuation:
         self.detach()
         try:
             clock = self._clock()
-            self.recorder.abort(step)
             if self._run is not None:
                 self._description["note"] = reason
-                self._run.describe(self._description)
+                with suppress(OSError):  # the rows matter more
+                    self._run.describe(self._description)
+            self.recorder.abort(step)
             if self._run is not None and self.processes.size == 1:
                 finish_early(
                     self.folder, self._description, reason, lambda: run_cost([clock], start)

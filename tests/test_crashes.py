@@ -101,10 +101,10 @@ def test_sigkill_costs_the_open_segment_only(tmp_path, options):
         assert store.column("update_norm").all()
 
 
-def limited(folder, on_error):
-    """A quota: no file of this process may grow beyond 30 kB (mounting a small disk needs root)."""
+def limited(folder, on_error, largest=30_000):
+    """A quota: no file of this process may grow beyond it (mounting a small disk needs root)."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     fit(folder, segment_rows=24, sketch_dim=512, on_error=on_error)
 
 
@@ -116,6 +116,24 @@ def test_a_full_disk(tmp_path, on_error, code):
     store, warning = opened(tmp_path / "s")
     assert len(store) == 0
     assert "File too large" in warning
+
+
+@pytest.mark.parametrize(("on_error", "code"), [("raise", 1), ("warn", 0)])
+def test_a_disk_that_is_full_when_the_store_is_merged(tmp_path, on_error, code):
+    """Not played: HDF5 would end the process by SIGSEGV if it met the limit itself."""
+    assert in_a_process(limited, tmp_path / "s", on_error, 60_000) == code
+    assert not list((tmp_path / "s").glob("*influence.h5*"))
+    assert in_a_process(open_limited, tmp_path / "s") == 0
+    assert not list((tmp_path / "s").glob("*influence.h5*"))
+    store, _ = opened(tmp_path / "s")
+    assert store.sample_ids.tolist() == list(range(40))
+
+
+def open_limited(folder):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    with pytest.raises(StoreError, match=r"influence\.h5 could not be written .* is safe"):
+        InfluenceStore(folder)
 
 
 def test_a_disk_that_fills_up_later(tmp_path, monkeypatch):
