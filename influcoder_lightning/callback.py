@@ -25,6 +25,7 @@ from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.training.arguments import (
+    check_positive,
     check_queries,
     hooked_queries,
     resolve_function,
@@ -36,6 +37,7 @@ from influcoder_lightning.training.closures import refuse_closures, refuse_secon
 from influcoder_lightning.training.failure import valuing
 from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
 from influcoder_lightning.training.metrics import logs_now, report_counts
+from influcoder_lightning.training.sanity import SanityCheck
 from influcoder_lightning.training.scaling import StepRows, loss_scale
 from influcoder_lightning.training.support import refuse_other_trainer, refuse_uncapturable
 from influcoder_lightning.valuation import Options, Valuation
@@ -190,16 +192,11 @@ class InfluenceCallback(Checkpointed):
             self.loss_reduction = resolve_reduction(loss_reduction)
         except ConfigError as error:
             raise MisconfigurationException(str(error)) from error
-        positive = {
-            "every_n_train_steps": every_n_train_steps,
-            "co_train_every_n_steps": co_train_every_n_steps,
-            "refresh_queries_every_n_steps": refresh_queries_every_n_steps or 1,
-        }
-        for name, value in positive.items():
-            if not isinstance(value, int) or value < 1:
-                raise MisconfigurationException(
-                    f"`{name}` must be a positive integer, got {value!r}."
-                )
+        check_positive(
+            every_n_train_steps=every_n_train_steps,
+            co_train_every_n_steps=co_train_every_n_steps,
+            refresh_queries_every_n_steps=refresh_queries_every_n_steps or 1,
+        )
         if query_dataloader is not None:
             check_queries(query_dataloader, "`query_dataloader`")
 
@@ -210,7 +207,7 @@ class InfluenceCallback(Checkpointed):
         losses differ, `batch_loss` serves both. The model is in eval mode.
         """
         assert self._valuation is not None
-        return self._valuation.sample_losses(batch)
+        return self._valuation.losses(batch)
 
     # ------------------------------------------------------------------------ life cycle
 
@@ -257,6 +254,8 @@ class InfluenceCallback(Checkpointed):
         refuse_closures(optimizer)
         valuation = Valuation(pl_module, folder, self.options, config, pointer, optimizer)
         self._valuation = valuation
+        own_loss = type(self).query_loss is not InfluenceCallback.query_loss
+        self._check = SanityCheck(valuation, self._query_batches is not None, own_loss)
         self._rate_shares = rate_shares(trainer, valuation.capture.linears)
         start = valuation.restored.get("window_start")
         self._window_start = None if start is None else tuple(start)
@@ -284,7 +283,10 @@ class InfluenceCallback(Checkpointed):
             self._take_queries(trainer, pl_module)
             self._agree(trainer)
             self._open_window(trainer, pl_module)
-        self._begin_batch(trainer, batch)
+        if self._boundary:
+            self._boundary, self._step = False, trainer.global_step
+            self._captured = self._step % self.every_n_train_steps == 0
+        self._begin_batch(trainer, pl_module, batch)
 
     @valuing
     def on_before_backward(
@@ -299,7 +301,8 @@ class InfluenceCallback(Checkpointed):
             self._step_rows.begin(scale)
             self._micro.loss_scale = scale / trainer.accumulate_grad_batches
             self._micro.share = 1 / (trainer.accumulate_grad_batches * trainer.world_size)
-            self._active().capture.begin_backward(self._micro.unit())
+            self._active().begin_backward(self._micro.unit())
+            self._check.before_backward()
             self._micro.loss = float(loss.detach()) / self._micro.loss_scale
 
     @valuing
@@ -311,7 +314,6 @@ class InfluenceCallback(Checkpointed):
                 self._gradients = valuation.capture.finish()
                 self._rate = mean_rate(trainer, self._rate_shares)
 
-    @valuing
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
@@ -322,6 +324,7 @@ class InfluenceCallback(Checkpointed):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hand the rows on; co-train where the schedule says so."""
+        self._check.returned = outputs
         self._finish_batch(trainer)
         if self._boundary and not self._given_up and logs_now(trainer):
             pl_module.log_dict(self._metrics(), batch_size=1, prog_bar=self.prog_bar)
@@ -383,28 +386,32 @@ class InfluenceCallback(Checkpointed):
         if self._micro is not None:
             valuation = self._active()
             with valuation.timed():
-                self._hand_on(trainer, valuation, self._micro)
+                rows = self._hand_on(trainer, valuation, self._micro)
+                self._check.compare(valuation, self._micro, rows)
                 self._micro = self._gradients = None
 
     @valuing
     def _end_step(self, trainer: Trainer) -> None:
         """What all processes do together after an optimizer step."""
         valuation = self._active()
+        self._check.settle()
         with valuation.timed():
             self._step_rows.end_step(trainer, valuation.recorder)
             valuation.recorder.end_step()
             if trainer.global_step % self.co_train_every_n_steps == 0:
                 valuation.co_train()
 
-    def _hand_on(self, trainer: Trainer, valuation: Valuation, micro: MicroBatch) -> None:
+    def _hand_on(
+        self, trainer: Trainer, valuation: Valuation, micro: MicroBatch
+    ) -> RowBatch | None:
         recorder = valuation.recorder
         losses = valuation.observer.finish(len(micro.ids))
         recorder.see(micro.ids)
         if self._gradients is None:
             valuation.cancel()
             recorder.keep_out("training_step returned no loss", micro.ids)
-            return
-        if not self._warned_loss:
+            return None
+        if not (self._warned_loss or self._check.speaks):
             strict = self.options.optimizer_features
             self._warned_loss = warn_reduction(self.loss_reduction, micro, losses, refuse=strict)
         rows = micro.rows(self._gradients, losses, valuation.texts(micro.batch))
@@ -414,6 +421,7 @@ class InfluenceCallback(Checkpointed):
         recorder.keep_out("no response token", rows.select(~keep & ~repeated).ids)
         kept = rows.select(keep & ~repeated)
         self._step_rows.add(trainer, recorder, kept, self._step, self._rate)
+        return rows
 
     def _count_samples(self, trainer: Trainer, batch: Any) -> None:
         """How many rows of this micro-batch come before the sampler's repeats (None: all).
@@ -457,16 +465,15 @@ class InfluenceCallback(Checkpointed):
             pl_module.log("influcoder/drift", drift, batch_size=1, prog_bar=self.prog_bar)
 
     @valuing
-    def _begin_batch(self, trainer: Trainer, batch: Any) -> None:
+    def _begin_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         valuation = self._active()
         with valuation.timed():
-            if self._boundary:
-                self._boundary = False
-                self._step = trainer.global_step
-                self._captured = self._step % self.every_n_train_steps == 0
             self._count_samples(trainer, batch)
             if self._captured:
                 self._micro = MicroBatch.of(valuation.reader.read(batch), self.loss_reduction)
+                if self._check.due:
+                    kept = self._micro.usable(self._n_real)
+                    self._check.examine(trainer, pl_module, valuation, self._micro, kept)
                 valuation.begin(self._micro.batch)
 
     def _query_rows(

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from influcoder_lightning.capture.adapters import adapter_loaded
-from influcoder_lightning.capture.batches import ReadBatch
-from influcoder_lightning.capture.features import evaluating, feature_rows
-from influcoder_lightning.capture.forward import BatchLoss, losses_of
+from influcoder_lightning.capture.batches import ReadBatch, TokenBatch
+from influcoder_lightning.capture.diagnosis import check_rows
+from influcoder_lightning.capture.features import feature_rows
+from influcoder_lightning.capture.forward import BatchLoss, SampleLosses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_language_model, find_lora_linears
 from influcoder_lightning.capture.queries import query_features
 from influcoder_lightning.capture.query_order import QueryOrder
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.capture.suitability import refuse_unsuitable
+from influcoder_lightning.capture.untouched import untouched
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError, DataError, StoreError
 from influcoder_lightning.projection import build_projector
@@ -85,9 +89,10 @@ def extract_features(
     valuation = Valuation(model, Path(dirpath), settings, {"mode": "frozen"})
     recorder = valuation.recorder
     device = next(valuation.model.parameters()).device
-    own, given = settings.batch_loss is not None, _bound(query_loss, valuation.model)
-    query_losses = given or valuation.sample_losses
-    pool_losses = valuation.sample_losses if own else query_losses
+    query_losses = valuation.losses
+    if query_loss is not None:
+        query_losses = SampleLosses(valuation.model, valuation.model, settings.reader, query_loss)
+    pool_losses = query_losses if settings.batch_loss is None else valuation.losses
     try:
         queries = None
         if query_dataloader is not None:
@@ -97,10 +102,11 @@ def extract_features(
         watched = show_progress and sys.stderr.isatty()
         progress = Progress(console=Console(stderr=True), disable=not watched)
         # Without training all of it is the valuation's time.
-        with valuation.timed(), evaluating(valuation.model), progress:
+        with valuation.timed(), untouched(valuation.module), progress:
             bar = progress.add_task("valuating", total=total)
             for index, batch in enumerate(dataloader):
-                _add_batch(valuation, move_data_to_device(batch, device), pool_losses)
+                checked = settings.sanity_samples if index == 0 else 0
+                _add_batch(valuation, move_data_to_device(batch, device), pool_losses, checked)
                 recorder.end_step()
                 if index % co_train_every_n_steps == 0:
                     valuation.co_train()
@@ -122,6 +128,7 @@ def add_queries(
     query_loss: BatchLoss | None = None,
     batch_loss: BatchLoss | None = None,
     read_batch: ReadBatch | None = None,
+    sanity_samples: int = 2,
     tokenizer: Any = None,
 ) -> list[int | str]:
     """Value new queries in every window of a store, with the adapter each window started with.
@@ -133,6 +140,8 @@ def add_queries(
         query_loss: as for `extract_features`.
         batch_loss: as for `InfluenceCallback`, where the run had one.
         read_batch: as for `InfluenceCallback`, where the queries' batches need it.
+        sanity_samples: samples of the first batch that are computed one by one and compared with
+            what is going to be stored; 0: none.
         tokenizer: to keep the queries' text, unless batches carry it.
 
     Returns:
@@ -141,13 +150,14 @@ def add_queries(
     Raises:
         DataError: an id is already there, or of another kind.
         StoreError: the model's LoRA is not that of the run.
+        CaptureError: samples alone have other gradients than in their batch.
     """
     language_model = find_language_model(model)
     refuse_unsuitable(language_model)
     options = Options(
         **{k: v for k, v in store.attributes["config"].items() if k in Options.__annotations__}
         | {"tokenizer": tokenizer, "text_encoder": None, "overwrite": False}
-        | {"read_batch": read_batch, "batch_loss": batch_loss}
+        | {"read_batch": read_batch, "batch_loss": batch_loss, "sanity_samples": sanity_samples}
     )
     linears = find_lora_linears(language_model)
     names = [linear.name for linear in linears]
@@ -166,10 +176,9 @@ def add_queries(
             "compared. Add them with the release that made the store, or value again."
         )
     capture = GradientCapture(linears, projector, model=language_model)
-    losses = _bound(query_loss, language_model) or losses_of(
-        model, language_model, options.reader, batch_loss
-    )
-    takes = _query_takes(store, language_model, capture, dataloader, losses, options)
+    owner = model if query_loss is None else language_model
+    losses = SampleLosses(owner, language_model, options.reader, query_loss or batch_loss)
+    takes = _query_takes(store, model, capture, dataloader, losses, options)
     known = set(map(str, store.query_ids)) if len(store.query_ids) else set()
     repeated = [i for i in takes[0][2].ids if str(i) in known]
     if repeated:
@@ -178,16 +187,12 @@ def add_queries(
     return list(takes[0][2].ids)
 
 
-def _bound(loss: BatchLoss | None, model: Any) -> Callable[[Any], Tensor] | None:
-    return None if loss is None else lambda batch: loss(model, batch)
-
-
 def _query_takes(
     store: InfluenceStore,
     model: Any,
     capture: GradientCapture,
     dataloader: Iterable[Any],
-    losses: Callable[[Any], Tensor],
+    losses: SampleLosses,
     options: Options,
 ) -> list[tuple[int, int, RowBatch, int]]:
     windows = store.windows
@@ -197,11 +202,13 @@ def _query_takes(
     if not frozen:
         plan.append((last, 1, END))
     versions = dict(zip(windows["window"], windows["tower_version"], strict=True))
-    takes, order = [], QueryOrder()
+    takes: list[tuple[int, int, RowBatch, int]] = []
+    order = QueryOrder()
     capture.attach()
     try:
         for window, at_end, folder in plan:
-            with adapter_loaded(model, store.folder / "adapters" / folder):
+            n = 0 if takes else options.sanity_samples
+            with adapter_loaded(losses.model, store.folder / "adapters" / folder):
                 rows = query_features(
                     capture,
                     model,
@@ -209,6 +216,7 @@ def _query_takes(
                     losses,
                     reader=options.reader,
                     tokenizer=options.tokenizer,
+                    first=partial(_check, capture, losses, n=n),
                 )
             takes.append((window, at_end, order.aligned(rows), int(versions[window])))
     finally:
@@ -247,13 +255,24 @@ def _warn_uncovered(share: float) -> None:
         )
 
 
-def _add_batch(valuation: Valuation, batch: Any, loss_function: Callable[[Any], Tensor]) -> None:
+def _add_batch(valuation: Valuation, batch: Any, losses: SampleLosses, n_checked: int) -> None:
     recorder, read = valuation.recorder, valuation.reader.read(batch)
     ids = read.ids()
-    rows = feature_rows(valuation.capture, batch, ids, read.labels, loss_function)
+    rows = feature_rows(valuation.capture, batch, ids, read.labels, losses)
+    _check(valuation.capture, losses, read, rows, n_checked)
     rows.texts = valuation.texts(read)
     rows.weight = torch.ones(len(rows), dtype=torch.float64)
     recorder.see(ids)
     keep = rows.n_tokens > 0
     recorder.keep_out("no response token", rows.select(~keep).ids)
     recorder.add(rows.select(keep), epoch=0, step=0, learning_rate=1.0)
+
+
+def _check(
+    capture: GradientCapture, losses: SampleLosses, batch: TokenBatch, rows: RowBatch, n: int
+) -> None:
+    """Hold ``n`` samples by themselves against the rows of their batch; see `check_rows`."""
+    if n:
+        with isolate_rng():
+            line = check_rows(capture, losses, batch, rows, n)
+        rank_zero_info(f"influcoder: self-check: {line}")

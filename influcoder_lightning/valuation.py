@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from influcoder_lightning.capture.adapters import adapter_description, save_adapter
 from influcoder_lightning.capture.batches import BatchReader, ReadBatch, TokenBatch
-from influcoder_lightning.capture.forward import BatchLoss, losses_of
+from influcoder_lightning.capture.forward import BatchLoss, SampleLosses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import (
     LoraLinear,
@@ -152,10 +152,10 @@ class Valuation:
         if compiled and not options.allow_compiled:
             refuse_compiled(module)
         self.folder, self.options, self.processes = folder, options, Processes()
-        self.model = find_language_model(module)
+        self.module, self.model = module, find_language_model(module)
         refuse_unsuitable(self.model)
         self.reader = options.reader
-        self.sample_losses = losses_of(module, self.model, self.reader, options.batch_loss)
+        self.losses = SampleLosses(module, self.model, self.reader, options.batch_loss)
         linears = find_lora_linears(self.model)
         self._warn_uncaptured(linears)
         projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
@@ -363,7 +363,7 @@ class Valuation:
             try:
                 rows = query_features(
                     self.capture,
-                    self.model,
+                    self.module,
                     batches,
                     loss_function,
                     reader=self.reader,
@@ -393,6 +393,11 @@ class Valuation:
         """Get ready for the forward and backward pass of a training batch."""
         self.capture.begin(len(batch), segments=batch.segments)
         self.observer.begin(batch.labels, batch.segments)
+
+    def begin_backward(self, unit: Tensor) -> None:
+        """Say that the forward is over, and what brings each row into its sample's own unit."""
+        self.capture.begin_backward(unit)
+        self.observer.begin_backward()
 
     def cancel(self) -> None:
         """Drop a micro-batch that had no backward pass."""

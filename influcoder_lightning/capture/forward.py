@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,9 +32,7 @@ _WAY_OUT = (
 )
 
 
-def losses_of(
-    module: nn.Module, model: nn.Module, reader: BatchReader, batch_loss: BatchLoss | None
-) -> Callable[[Any], Tensor]:
+class SampleLosses:
     """``batch -> [B]`` mean response losses, as the user's own code computes them where it can.
 
     Args:
@@ -41,13 +40,28 @@ def losses_of(
         model: the language model in it, for the package's own forward otherwise.
         reader: reads batches for that forward.
         batch_loss: ``(module, batch) -> [B]``; comes first.
+
+    Attributes:
+        own: the user's code, ``batch -> [B]``; None: there is none.
     """
-    if batch_loss is not None:
-        return lambda batch: batch_loss(module, batch)
-    own: Callable[[Any], Tensor] | None = getattr(module, "influence_losses", None)
-    if own is not None:
-        return own
-    return lambda batch: response_losses(model, reader.read(batch))
+
+    def __init__(
+        self, module: nn.Module, model: nn.Module, reader: BatchReader, batch_loss: BatchLoss | None
+    ) -> None:
+        self.model, self._reader = model, reader
+        self.own: Callable[[Any], Tensor] | None = getattr(module, "influence_losses", None)
+        if batch_loss is not None:
+            self.own = functools.partial(batch_loss, module)
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Losses [B] of a batch.
+
+        Raises:
+            DataError: as `model_inputs` and `logits_of`.
+        """
+        if self.own is not None:
+            return self.own(batch)
+        return response_losses(self.model, self._reader.read(batch))
 
 
 def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int = "labels") -> Tensor:

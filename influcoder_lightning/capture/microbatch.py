@@ -64,6 +64,11 @@ class MicroBatch:
             rows = segments.index[:, 0].cpu() // segments.segment_ids.shape[1]
         return rows >= n_rows if n_rows is not None else torch.zeros(len(rows), dtype=torch.bool)
 
+    def usable(self, n_rows: int | None) -> Tensor:
+        """[S] bool: samples with a response and a weight, among the first ``n_rows`` rows."""
+        n_tokens = response_tokens(self.batch.labels)
+        return ((n_tokens > 0) & (self.weights != 0)).cpu() & ~self.beyond(n_rows)
+
     def unit(self) -> Tensor:
         """[S] float64 factors that undo the loss's weights, accumulation and AMP scale.
 

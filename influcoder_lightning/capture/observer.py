@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +17,12 @@ from influcoder_lightning.errors import DataError
 class LossObserver:
     """While armed, computes per-sample losses from the ``logits`` the language model returns.
 
-    The model may be called through its PEFT wrapper or directly, so both are watched.
+    The model may be called through its PEFT wrapper or directly, so both are watched. It may also
+    be called several times, as for a reference or an adversarial loss: what counts is the call
+    whose logits the training's backward pass reaches.
+
+    Attributes:
+        terms: None, or a dict that gets the scalars that the model returns beside its loss.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -25,8 +32,9 @@ class LossObserver:
         self._labels: Tensor | None = None
         self._segments: Segments | None = None
         self._failure: Exception | None = None
-        self._verified = True
-        self.losses: Tensor | None = None
+        self._verified, self._in_backward = True, False
+        self._calls: list[_Call] = []
+        self.terms: dict[str, float] | None = None
 
     def attach(self, *, compiled: bool = False) -> None:
         """Register the hooks; ``compiled``: the model runs through torch.compile."""
@@ -48,8 +56,12 @@ class LossObserver:
             segments: where the samples lie in a packed batch. The forward pass must then keep them
                 apart; `finish` raises `DataError` if it is not known to.
         """
-        self._labels, self._segments, self.losses = labels, segments, None
-        self._verified, self._failure = segments is None, None
+        self._labels, self._segments, self._calls = labels, segments, []
+        self._verified, self._failure, self._in_backward = segments is None, None, False
+
+    def begin_backward(self) -> None:
+        """Say that the training's own backward pass begins."""
+        self._in_backward = True
 
     def finish(self, batch_size: int) -> Tensor:
         """[S] float32 losses on the CPU; NaN where the logits could not be read.
@@ -57,7 +69,7 @@ class LossObserver:
         Raises:
             DataError: a packed batch whose attention lets samples see each other, or was not seen.
         """
-        losses, self.losses = self.losses, None
+        calls, self._calls = self._calls, []
         failure, self._failure = self._failure, None
         unseen = self._labels is not None and not self._verified and batch_size > 0
         self._labels = self._segments = None
@@ -69,14 +81,13 @@ class LossObserver:
                 "cannot be told whether attention keeps the samples apart. Call the model itself "
                 "in `training_step`, or use one sample per row."
             )
-        return (
-            torch.full((batch_size,), float("nan"), dtype=torch.float32)
-            if losses is None
-            else losses.cpu()
-        )
+        trained = [call.losses for call in calls if call.trained] or [c.losses for c in calls[-1:]]
+        if not trained:
+            return torch.full((batch_size,), float("nan"), dtype=torch.float32)
+        return torch.stack(trained).mean(0).cpu()
 
     def _hook(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self._labels is None or self.losses is not None or not torch.is_grad_enabled():
+        if self._labels is None or self._in_backward or not torch.is_grad_enabled():
             return
         try:
             self._observe(module, kwargs, output)
@@ -88,10 +99,23 @@ class LossObserver:
         if self._segments is not None:
             self._segments.require_block_diagonal(kwargs, getattr(module, "config", None))
             self._verified = True
-        logits = getattr(output, "logits", None)
-        if isinstance(logits, Tensor) and self._fits(logits):
-            index = None if self._segments is None else self._segments.index
-            self.losses = observed_losses(logits.detach(), self._labels, index)
+        if self.terms is not None and isinstance(output, Mapping):
+            self.terms |= {n: float(x) for n, x in output.items() if n != "loss" and _is_scalar(x)}
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or not logits.requires_grad or not self._fits(logits):
+            return
+        if self._calls and self._calls[-1].logits() is logits:
+            return  # the wrapper returns what the model inside it returned
+        index = None if self._segments is None else self._segments.index
+        call = _Call(logits, observed_losses(logits.detach(), self._labels, index))
+        logits.register_hook(self._reached(call))
+        self._calls.append(call)
+
+    def _reached(self, call: _Call) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            call.trained |= self._in_backward
+
+        return hook
 
     def _fits(self, logits: Tensor) -> bool:
         """Whether the logits belong to the batch at hand."""
@@ -99,3 +123,14 @@ class LossObserver:
         if self._segments is None:
             return aligned(logits, self._labels)
         return logits.shape[:2] == self._segments.segment_ids.shape
+
+
+class _Call:
+    """One forward pass that returned logits."""
+
+    def __init__(self, logits: Tensor, losses: Tensor) -> None:
+        self.logits, self.losses, self.trained = weakref.ref(logits), losses, False
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()

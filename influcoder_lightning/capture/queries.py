@@ -11,11 +11,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.batches import BatchReader, TokenBatch
-from influcoder_lightning.capture.features import evaluating, feature_rows, refuse_packed
+from influcoder_lightning.capture.features import feature_rows, refuse_packed
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.losses import IGNORE_INDEX
 from influcoder_lightning.capture.query_order import query_keys
 from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.untouched import untouched
 from influcoder_lightning.errors import DataError
 
 
@@ -28,17 +29,28 @@ def query_features(
     reader: BatchReader,
     tokenizer: Any,
     scale: float = 1.0,
+    first: Callable[[TokenBatch, RowBatch], None] = lambda batch, rows: None,
 ) -> RowBatch:
     """Features of all query samples under the model as it stands, in eval mode.
 
-    Modes, ``.grad`` and random states are afterwards as before. ``scale``: see `feature_rows`.
+    Modes, buffers, ``.grad`` and random states are afterwards as before.
+
+    Args:
+        capture: attached hooks.
+        model: the whole module that the loss may use.
+        batches: of queries.
+        loss_function: ``batch -> [B]``, mean response losses.
+        reader: reads the batches.
+        tokenizer: for the queries' texts; may be None.
+        scale: see `feature_rows`.
+        first: gets the first batch and its rows.
 
     Raises:
         DataError: no query sample, or one without a response token or a finite gradient.
     """
     device = next(model.parameters()).device
     parts: list[RowBatch] = []
-    with isolate_rng(), evaluating(model):
+    with isolate_rng(), untouched(model):
         for batch in batches:
             batch = move_data_to_device(batch, device)
             read = reader.read(batch)
@@ -51,6 +63,8 @@ def query_features(
                     "query samples without a response token or with a non-finite gradient: "
                     f"{rows.select(~usable).ids[:5]}. Drop or shorten them."
                 )
+            if not parts:
+                first(read, rows)
             rows.texts = batch_texts(read, tokenizer)
             rows.keys, rows.carries_ids = query_keys(read), read.carries_ids
             parts.append(rows)

@@ -27,6 +27,11 @@ _WAY_OUT = (
     "collate_fn=collate_with_sample_ids(your_collate))."
 )
 
+_NESTED = (
+    "Of a nested batch, an object with attributes, or the batches of several loaders, "
+    "read_batch=... says what the inputs, labels and ids are."
+)
+
 
 @runtime_checkable
 class _Pinnable(Protocol):
@@ -289,7 +294,7 @@ def batch_labels(batch: Any, key: str | int = "labels") -> torch.Tensor:
         if key not in batch:
             raise DataError(
                 f"the batch has no {key!r} (its keys: {', '.join(map(str, batch))}). {scope} "
-                "Name them with labels_key=..."
+                f"Name them with labels_key=... {_NESTED}"
             )
         labels = batch[key]
     elif isinstance(batch, tuple | list) and batch:
@@ -298,7 +303,9 @@ def batch_labels(batch: Any, key: str | int = "labels") -> torch.Tensor:
         except IndexError:
             raise DataError(f"the batch has {len(batch)} elements, none at {key}.") from None
     else:
-        raise DataError(f"a {type(batch).__name__} batch has no labels to be found. {scope}")
+        raise DataError(
+            f"a {type(batch).__name__} batch has no labels to be found. {scope} {_NESTED}"
+        )
     if (
         not isinstance(labels, torch.Tensor)
         or labels.dim() != 2
@@ -309,5 +316,6 @@ def batch_labels(batch: Any, key: str | int = "labels") -> torch.Tensor:
             if isinstance(labels, torch.Tensor)
             else f"a {type(labels).__name__}"
         )
-        raise DataError(f"labels must be a 2-D integer tensor, not {what}. {scope}")
+        nested = f" {_NESTED}" if isinstance(labels, Mapping | list | tuple) else ""
+        raise DataError(f"labels must be a 2-D integer tensor, not {what}. {scope}{nested}")
     return labels.long()

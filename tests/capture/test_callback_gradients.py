@@ -62,7 +62,7 @@ def test_gradient_checkpointing(tmp_path, reentrant):
     calls = []
     first = next(m for n, m in model.named_modules() if n.endswith("q_proj.lora_A.default"))
     first.register_forward_hook(lambda *_: calls.append(1))
-    store = captured(tmp_path, FineTuning(model), loader(rows, 5))
+    store = captured(tmp_path, FineTuning(model), loader(rows, 5), {"sanity_samples": 0})
     assert len(calls) == 2, "checkpointing was not active"
     assert_rows_equal_oracle(store, before, rows)
 
@@ -181,9 +181,10 @@ def test_loss_reductions_are_undone(tmp_path, reduction):
     assert_rows_equal_oracle(store, before, rows)
 
 
-def test_a_wrong_loss_reduction_is_noticed(tmp_path):
+def test_a_wrong_loss_reduction_is_noticed_without_the_self_check(tmp_path):
+    options = {"sanity_samples": 0}
     with pytest.warns(UserWarning, match="implies a training loss of"):
-        captured(tmp_path, OtherLoss("sum"), loader(tokens(5, seed=9), 5))
+        captured(tmp_path, OtherLoss("sum"), loader(tokens(5, seed=9), 5), options)
 
 
 def test_the_amp_scale_is_undone(tmp_path):

@@ -22,6 +22,7 @@ def fit(folder, module, batches, init_scale=65536.0, queries=None, **options):
         keep_sketches=True,
         co_train=False,
         code_dim=8,
+        sanity_samples=0,  # without the scale gradients vanish, which it would notice
     )
     plugin = MixedPrecision("16-mixed", "cpu", scaler)
     trainer(folder, [callback], plugins=[plugin], **options).fit(module, batches)

@@ -287,7 +287,7 @@ def test_a_loss_scaled_in_an_unknown_way_is_refused(tmp_path):
             return super().training_step(batch, batch_idx) / 2
 
     with pytest.raises(CaptureError, match=r"in its own unit.*implies a training loss of"):
-        run(tmp_path, "AdamW", module=Halved(torch.optim.AdamW, {}))
+        run(tmp_path, "AdamW", {"sanity_samples": 0}, Halved(torch.optim.AdamW, {}))
 
 
 def test_an_unknown_optimizer_is_refused_before_the_first_step(tmp_path):
