@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,19 +26,32 @@ _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video
                  "audio_token_id", "audio_token_index")  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class TokenGrid:
     """One call of the language model.
 
     Attributes:
         shape: (B, T) of its tokens; None if they are not known.
         certain: these are known to be tokens, not merely the first tensor given.
-        even: every sample has as many images (or the like) as every other, at least one.
+        images: it got other numbers beside its tokens, as images or sounds.
+        tokens: its token ids, where it got images.
+        config: of the model.
     """
 
     shape: tuple[int, int] | None = None
     certain: bool = False
-    even: bool = False
+    images: bool = False
+    tokens: Tensor | None = None
+    config: Any = None
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether every sample has as many images as every other, at least one."""
+        if self.tokens is None:
+            return False
+        values = {v for n in _PLACEHOLDERS if isinstance(v := getattr(self.config, n, None), int)}
+        counts = [c for v in values if bool((c := (self.tokens == v).sum(1)).any())]
+        return bool(counts) and all(bool((c == c[0]).all()) for c in counts)
 
 
 class TokenGrids:
@@ -89,9 +103,7 @@ class TokenGrids:
         """
         lead = tuple(d.shape[:-1])
         if name in self._towers:
-            if grid.even and len(lead) == 2 and lead[0] and lead[0] % n_rows == 0:
-                return _viewed(x, n_rows), _viewed(d, n_rows)
-            raise CaptureError(_images(name, lead, n_rows))
+            return _by_image(name, x, d, n_rows, grid)
         if grid.shape is None or (not grid.certain and grid.shape[0] != n_rows):
             if len(lead) == 2 and lead[0] == n_rows:
                 return x, d
@@ -107,6 +119,8 @@ class TokenGrids:
             if lead == (length, n):
                 self._know_sequence_first(name)
                 return x.transpose(0, 1), d.transpose(0, 1)
+            if grid.images and len(lead) == 2:  # a projector of images, say
+                return _by_image(name, x, d, n, grid)
             if len(lead) == 2 and lead[0] == n:  # some of the tokens, as for a part of the logits
                 return x, d
         raise CaptureError(
@@ -143,8 +157,16 @@ class TokenGrids:
         shape = None
         if tokens is not None and tokens.dim() == (3 if tokens.is_floating_point() else 2):
             shape = (tokens.shape[0], tokens.shape[1])
-        even = bool(self._towers) and _even(kwargs.get("input_ids", tokens), module)
-        self.grid = TokenGrid(shape, named, even)
+        others = (k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point())
+        images = any(name not in ("inputs_embeds", "attention_mask") for name in others)
+        whole = tokens is not None and not tokens.is_floating_point() and shape is not None
+        self.grid = TokenGrid(
+            shape,
+            named,
+            images,
+            tokens if images and whole else None,
+            getattr(module, "config", None),
+        )
 
 
 def _in_another_tower(model: nn.Module | None, name: str) -> bool:
@@ -164,13 +186,14 @@ def _in_another_tower(model: nn.Module | None, name: str) -> bool:
     return found
 
 
-def _even(tokens: Any, module: nn.Module) -> bool:
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point():
-        return False
-    config: Any = getattr(module, "config", None)
-    values = {v for n in _PLACEHOLDERS if isinstance(v := getattr(config, n, None), int)}
-    counts = [c for value in values if bool((c := (tokens == value).sum(1)).any())]
-    return bool(counts) and all(bool((c == c[0]).all()) for c in counts)
+def _by_image(
+    name: str, x: Tensor, d: Tensor, n_rows: int, grid: TokenGrid
+) -> tuple[Tensor, Tensor]:
+    """Images [n, patches, ...], in the order of the samples, of which each has equally many."""
+    lead = tuple(d.shape[:-1])
+    if grid.even and len(lead) == 2 and lead[0] and lead[0] % n_rows == 0:
+        return _viewed(x, n_rows), _viewed(d, n_rows)
+    raise CaptureError(_images(name, lead, n_rows))
 
 
 def _viewed(tensor: Tensor, n_rows: int) -> Tensor:
