@@ -69,6 +69,7 @@ _LEAST = {
     "score.processes": 1,
     "score.batch_size": 1,
     "score.part_rows": 1,
+    "n": 1,
     "icp.n_queries": 1,
     "icp.max_length": 1,
     "icp.batch_tokens": 1,

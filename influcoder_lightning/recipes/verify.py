@@ -1,4 +1,4 @@
-"""verify: is everything that a run has written still what was written?"""
+"""verify: is what a run has written still what was written; are rows of a model exact?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from influcoder_lightning.data import load_rows
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.recipes.exactness import prove
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, source_folder
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
@@ -24,10 +25,16 @@ log = logging.getLogger(__name__)
 def run(cfg: Settings, folder: Path) -> None:
     """Read all of the run in ``from`` and write ``verify.json``: what was checked, and how.
 
+    With ``model.name`` and ``data.pool`` in its place: see `exactness.prove`.
+
     Raises:
         ConfigError: no run is given, or it has nothing to check.
+        CaptureError: rows of the model are not what they should be.
         StoreError, RankingError, DataError: something is damaged; names it.
     """
+    if cfg["from"] is None and cfg.model.name is not None:
+        prove(cfg, folder)
+        return
     source = source_folder(cfg, "verify")
     checked = dict(_checks(source))
     if not checked:

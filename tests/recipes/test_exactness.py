@@ -1,0 +1,60 @@
+"""recipe=verify of a model: the table has each way to train, and notices rows that are wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import VOCAB, tiny_peft
+
+from influcoder_lightning.capture.microbatch import MicroBatch
+from influcoder_lightning.errors import CaptureError
+from influcoder_lightning.recipes import exactness
+from influcoder_lightning.recipes.settings import Settings
+
+
+@pytest.fixture
+def proof(monkeypatch, tmp_path):
+    """Runs the proof on a tiny model; returns the ways that `verify.json` holds."""
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for index, length in enumerate((5, 9, 7)):
+        ids = torch.randint(1, VOCAB, (length,), generator=generator)
+        labels = torch.where(torch.arange(length) < 3, -100, ids)
+        mask = torch.ones_like(ids)
+        samples.append({"input_ids": ids, "attention_mask": mask, "labels": labels,
+                        "sample_id": index, "prompt": "p", "response": "r"})  # fmt: skip
+
+    class Pool(list):
+        dataset = samples
+
+    class Made:
+        pool, tokenizer = Pool(samples), Settings({"pad_token_id": 0})
+
+    monkeypatch.setattr(exactness, "Materials", lambda cfg, recipe: Made())
+    monkeypatch.setattr(exactness, "load_model", lambda name, lora, seed: tiny_peft())
+    monkeypatch.setattr(exactness, "save_config", lambda cfg, folder: None)
+    sections = {"model": {"name": "tiny"}, "lora": {}, "influence": {"sketch_dim": 4096}}
+    cfg = Settings({**sections, "n": 3, "seed": 0, "precisions": ["32-true"]})
+
+    def run():
+        exactness.prove(cfg, tmp_path)
+        return json.loads((tmp_path / "verify.json").read_text())["ways"]
+
+    return run
+
+
+def test_every_way_to_train_is_in_the_table_and_exact(proof):
+    ways = proof()
+    assert {(w["rows"], w["checkpointing"]) for w in ways} == {
+        ("padded", False), ("padded", True), ("packed", False), ("packed", True)
+    }  # fmt: skip
+    assert all(w["refused"] is None and w["error"] <= 1e-5 and w["cosine"] > 0.9999 for w in ways)
+
+
+def test_rows_that_differ_are_an_error(proof, monkeypatch):
+    unit = MicroBatch.unit
+    monkeypatch.setattr(MicroBatch, "unit", lambda self: 1.01 * unit(self))
+    with pytest.raises(CaptureError, match="4 of 4 ways to train"):
+        proof()
