@@ -1,4 +1,4 @@
-"""What counts as a sample id: an integer of 64 bits, or a string."""
+"""Sample ids as batches and callers give them, checked."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,10 +7,7 @@ import numpy as np
 import torch
 
 from influcoder_lightning.errors import DataError
-
-SampleId = int | str
-
-INT64 = range(-(2**63), 2**63)
+from influcoder_lightning.ids import INT64, SampleId, unwritable
 
 
 def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
@@ -18,25 +15,6 @@ def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
     if ids and all(isinstance(value, int) for value in ids):
         return torch.tensor(ids, dtype=torch.int64)
     return list(ids)
-
-
-def is_canonical_int(text: str) -> bool:
-    """Whether `text` is what `str` makes of an int64: no leading zeros, plus sign or spaces."""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 19:
-        return False
-    return str(int(text)) == text and int(text) in INT64
-
-
-def unwritable(text: str) -> str:
-    """What keeps a text out of files: NUL ends it in HDF5, a lone surrogate is no UTF-8."""
-    if "\0" in text:
-        return "a NUL character"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "a lone surrogate"
-    return ""
 
 
 def checked_id(value: Any, where: str) -> SampleId:

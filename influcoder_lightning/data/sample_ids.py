@@ -19,8 +19,9 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
-from influcoder_lightning.data.ids import SampleId, checked_id, checked_ids, ids_for_batch
+from influcoder_lightning.data.ids import checked_id, checked_ids, ids_for_batch
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.ids import SampleId
 
 _WAY_OUT = (
     "Build the loader as DataLoader(with_sample_ids(dataset), "

@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from influcoder_lightning.data.ids import SampleId
 from influcoder_lightning.data.sample_ids import SampleIdDataset
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.ids import SampleId
 
 Source = tuple[SampleIdDataset, Sequence[int] | None]
 """A wrapped set and the places of it that are used (None: all)."""

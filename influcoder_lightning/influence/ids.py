@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.ids import INT64, is_canonical_int
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.ids import INT64, is_canonical_int
 
 
 def as_id_array(values: Iterable[Any]) -> NDArray[Any]:

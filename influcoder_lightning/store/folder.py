@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ RUN_FILE = "run.json"
 BASE = "base.h5"
 STATE = "state"
 _LARGEST_TOWER, _MOST_PROCESSES = 2**30, 2**16
-_OURS = (SEGMENTS, STATE, "encoder", "adapters")
+_OURS = (SEGMENTS, STATE, "encoder", "encoder/gradient", "adapters")
 
 
 def rank_folder(folder: Path, rank: int) -> Path:
@@ -69,14 +69,15 @@ class RunFolder:
 
     Args:
         folder: of the store.
+        parts: folders in it that will be written to; others may be links to those of another run.
 
     Raises:
         StoreError: another process writes to it, or it cannot be written to.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in (*_OURS, "encoder/gradient", f"{SEGMENTS}/lock", f"{SEGMENTS}/{RUN_FILE}"):
+    def __init__(self, folder: Path, parts: Sequence[str] = _OURS) -> None:
+        self.folder, self._parts = folder, parts
+        for name in (*parts, f"{SEGMENTS}/lock", f"{SEGMENTS}/{RUN_FILE}"):
             if os.path.islink(folder / name):
                 raise StoreError(f"{folder / name} is a link: a run writes to its own folder only.")
         try:
@@ -128,7 +129,7 @@ class RunFolder:
 
     def _remove_unfinished(self) -> None:
         """What processes that were killed had not finished; nobody writes to it any more."""
-        for place in (".", *_OURS, "encoder/gradient"):
+        for place in (".", *self._parts):
             remove_unfinished(self.folder / place)
         for state in (self.folder / STATE).glob("[0-9]*"):
             remove_unfinished(state)
@@ -137,7 +138,7 @@ class RunFolder:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Use of the folder of a finished store by nobody else, see `RunFolder`."""
-    run = RunFolder(folder)
+    run = RunFolder(folder, (SEGMENTS,))
     try:
         yield
     finally:

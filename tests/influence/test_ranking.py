@@ -127,6 +127,8 @@ def test_align_matches_integers_with_text_and_lists_differences():
     with pytest.raises(RankingError, match=r"2 pool ids missing.*'8', '9'.*1 ranked.*'7'"):
         ranking.align([12, 8, 9])
     with pytest.raises(RankingError, match="1 repeated ids"):
+        ranking.align([12, 7, 7])
+    with pytest.raises(RankingError, match="name one sample"):
         ranking.align([12, 7, "7"])
 
 
@@ -147,7 +149,8 @@ def test_arrays_are_read_only_and_the_callers_stay_writable():
     [
         (([], []), "pool is empty"),
         (([1, 2], [0.5]), "2 sample ids"),
-        (([1, "1"], [0.5, 0.5]), "1 sample ids are repeated.*'1'"),
+        ((["1", "1"], [0.5, 0.5]), "1 sample ids are repeated.*'1'"),
+        (([1, "1"], [0.5, 0.5]), "name one sample"),
         (([1.5], [0.5]), "position 0 is 1.5"),
         (([True], [0.5]), "position 0 is True"),
         (([None], [0.5]), "position 0 is None"),
