@@ -45,7 +45,9 @@ class Study:
         return Materials(cfg, "lds")
 
 
-def real(data: Path, model: str, work: Path, queries: str = "bbh") -> Study:
+def real(
+    data: Path, model: str, work: Path, queries: str = "bbh", per_source: int = PER_SOURCE
+) -> Study:
     """80 rows each of bbh, gsm8k and alpaca, 40 queries of bbh, 1,200 others of the three.
 
     ``query_gsm8k.jsonl`` and ``query_alpaca_gpt4.jsonl`` hold 13 queries of the other two, which
@@ -56,7 +58,7 @@ def real(data: Path, model: str, work: Path, queries: str = "bbh") -> Study:
     for name, n_query in SOURCES.items():
         rows = load_rows(data / f"{name}.jsonl")
         rng.shuffle(rows)
-        start = n_query + PER_SOURCE
+        start = n_query + per_source
         parts["query" if name == "bbh" else f"query_{name}"] = rows[:n_query]
         parts["pool"] += rows[n_query:start]
         parts["other"] += rows[start : start + OTHERS]

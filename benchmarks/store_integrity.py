@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/store_integrity.py --work WORK
 
-Cost: the same store with float16 codes, without its checksums, and with int8 codes, ranked by
-`cosine` and `fisher` in turn, `--rounds` times; CPU seconds, medians. Flips: one bit of a byte in
-use (not zero) of a small store with text ids, drawn anew each time; all that can be read is then
+Cost: the same store with and without its checksums, of float16 and of int8 codes, ranked by
+`cosine` and `fisher` in turn, `--rounds` times; CPU seconds, ratios within a round, medians. The
+files are in the page cache, so that nothing hides what a checksum costs. Flips: one bit of a byte
+in use (not zero) of a small store with text ids, drawn anew each time; all that can be read is then
 read. Noticed: a `StoreError`; harmless: everything reads as before; missed: anything else.
 Writes ``benchmarks/results/store_integrity.json``.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -26,6 +29,8 @@ import report
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import schema
+from influcoder_lightning.store.codes import CODE_DTYPES, quantized
 from influcoder_lightning.store.segments import FeatureBlock
 from influcoder_lightning.store.writer import StoreWriter
 
@@ -35,8 +40,8 @@ DIM, QUERIES = 512, 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=20_480)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--work", type=Path, help="where the stores go")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "store_integrity.json")
@@ -50,11 +55,8 @@ def main() -> None:
     print(json.dumps(result["cost"], indent=1))
 
 
-def build(path: Path, n_rows: int, code_dtype: str = "float16", as_text: bool = False) -> None:
-    """A store of one window with random unit codes."""
-    random = np.random.default_rng(0)
-    codes = random.standard_normal((min(n_rows, 65_536), DIM), dtype=np.float32)
-    codes = (codes / np.linalg.norm(codes, axis=1, keepdims=True)).astype(np.float16)
+def build(path: Path, codes: np.ndarray, n_rows: int, code_dtype: str, as_text: bool) -> None:
+    """A store of one window that repeats unit codes [n, d] float16 up to ``n_rows``."""
 
     def block(start: int, n: int) -> FeatureBlock:
         some = codes[np.arange(start, start + n) % len(codes)]
@@ -62,7 +64,7 @@ def build(path: Path, n_rows: int, code_dtype: str = "float16", as_text: bool = 
 
     shared = {"window": 0, "n_tokens": 30, "loss": 1.0, "tower_version": 0}
     writer = StoreWriter.create(
-        path, code_dim=DIM, code_dtype=code_dtype, sketch_dim=8192, keep_sketches=False,
+        path, code_dim=codes.shape[1], code_dtype=code_dtype, sketch_dim=8192, keep_sketches=False,
         layers=[("linear", 16, 16, 0)], attributes={"config": {"mode": "frozen"}},
     )  # fmt: skip
     with writer:
@@ -80,52 +82,75 @@ def build(path: Path, n_rows: int, code_dtype: str = "float16", as_text: bool = 
         writer.close(complete=True)
 
 
-def without_checksums(path: Path, copy: Path) -> None:
-    """The same store, in the same chunks."""
-    with h5py.File(path) as file, h5py.File(copy, "w", libver=("v110", "v110")) as plain:
+def random_codes(n: int) -> np.ndarray:
+    """Unit vectors [n, DIM] float16."""
+    codes = np.random.default_rng(0).standard_normal((n, DIM), dtype=np.float32)
+    return (codes / np.linalg.norm(codes, axis=1, keepdims=True)).astype(np.float16)
+
+
+def copied(path: Path, copy: Path, *, checksums: bool, code_dtype: str = "float16") -> None:
+    """The same store without its checksums, or with float16 codes as int8."""
+    code = f"rows/{schema.feature('code')}"
+    with h5py.File(path) as file, h5py.File(copy, "w", libver=("v110", "v110")) as made:
         for name, value in file.attrs.items():
-            plain.attrs[name] = value
+            made.attrs[name] = value
 
         def take(name: str, node: Any) -> None:
             if isinstance(node, h5py.Group):
-                plain.require_group(name)
+                made.require_group(name)
                 return
-            made = plain.create_dataset(
-                name, node.shape, node.dtype, chunks=node.chunks, maxshape=node.maxshape
+            values = node[:]
+            if name == code and code_dtype == "int8":
+                values = quantized(values)
+            made.create_dataset(
+                name, data=values, chunks=node.chunks, maxshape=node.maxshape, fletcher32=checksums
             )
-            for start in range(0, len(node), 65_536):
-                made[start : start + 65_536] = node[start : start + 65_536]
 
         file.visititems(take)
 
 
-def costs(folder: Path, n_rows: int, rounds: int) -> dict[str, Any]:
-    """Bytes of a row, and CPU seconds of each ranking, of three stores in turn."""
-    paths = {name: folder / f"{name}.h5" for name in ("float16", "no checksums", "int8")}
-    build(paths["float16"], n_rows)
-    build(paths["int8"], n_rows, "int8")
-    without_checksums(paths["float16"], paths["no checksums"])
-    seconds: dict[tuple[str, str], list[float]] = {(n, m): [] for n in paths for m in METHODS}
-    for _ in range(rounds + 1):  # the first one warms up
-        for name, method in seconds:
+def costs(folder: Path, n_rows: int, rounds: int) -> list[dict[str, Any]]:
+    """How much longer each ranking takes with checksums, for each kind of codes."""
+    paths, cells = {}, []
+    for dtype in CODE_DTYPES:
+        with_them, without = (folder / f"{dtype}_{word}.h5" for word in ("with", "without"))
+        build(with_them, random_codes(min(n_rows, 65_536)), n_rows, dtype, as_text=False)
+        copied(with_them, without, checksums=False)
+        paths |= {f"{dtype} with": with_them, f"{dtype} without": without}
+    seconds = seconds_in_turn(paths, METHODS, rounds)
+    for dtype, method in product(CODE_DTYPES, METHODS):
+        both = (seconds[f"{dtype} {word}", method] for word in ("with", "without"))
+        cells.append({"code_dtype": dtype, "method": method} | ratio(*both))
+    return cells
+
+
+def seconds_in_turn(
+    paths: Mapping[str, Path], methods: Sequence[str], rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """CPU seconds of ranking each store by each method, in each round."""
+    seconds: dict[tuple[str, str], list[float]] = {both: [] for both in product(paths, methods)}
+    for number in range(rounds + 1):
+        order = list(seconds) if number % 2 else list(seconds)[::-1]  # no store is always first
+        for name, method in order:
             begun = process_time()
             InfluenceStore(paths[name]).rank(method)
-            seconds[name, method].append(process_time() - begun)
-    found: dict[str, Any] = {}
-    for name, path in paths.items():
-        found[name] = {"bytes_per_row": path.stat().st_size / n_rows}
-        found[name] |= {method: median(seconds[name, method][1:]) for method in METHODS}
-    for method in METHODS:
-        with_them, without = found["float16"][method], found["no checksums"][method]
-        found[f"share of checksums, {method}"] = with_them / without - 1
-        found[f"int8 over float16, {method}"] = found["int8"][method] / with_them
-    return found
+            if number:  # the first round warms up
+                seconds[name, method].append(process_time() - begun)
+    return seconds
+
+
+def ratio(some: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Medians of both, and of their ratio within a round, with its quartiles."""
+    ratios = np.divide(some, others)
+    low, middle, high = np.percentile(ratios, (25, 50, 75)).tolist()
+    medians = [median(some), median(others)]
+    return {"cpu_seconds": medians, "ratio": middle, "quartiles": [low, high]}
 
 
 def flips(folder: Path, n_flips: int) -> dict[str, int]:
     """How many flips of used bytes were tried, noticed, harmless, missed."""
     path = folder / "flipped.h5"
-    build(path, 40, "int8", as_text=True)
+    build(path, random_codes(40), 40, "int8", as_text=True)
     sound, truth = path.read_bytes(), everything(path)
     used = [place for place, byte in enumerate(sound) if byte]
     found = {"tried": n_flips, "noticed": 0, "harmless": 0, "missed": 0}
