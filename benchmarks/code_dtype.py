@@ -5,8 +5,9 @@
 One fine-tuning run of 120 real rows for each width, valued with 40 held-out bbh queries; its store
 is written again with the same codes as int8, in the way that the callback writes them. Fidelity:
 Spearman's rho with the cosines of whole gradients of the same run. LDS: both against the same
-models, two seeds each of ``--subsets`` random halves; the difference is paired. Bytes and time: a
-store that repeats the codes of the run up to ``--rows`` rows; both are ranked in turn.
+models, two seeds each of ``--subsets`` random halves (0: left out); the difference is paired; and,
+without any model, how far int8 can move an LDS at most. Bytes and time: a store that repeats the
+codes of the run up to ``--rows`` rows; both are ranked in turn.
 In the same ``--work`` it goes on where it stopped. Writes ``benchmarks/results/code_dtype.json``.
 """
 
@@ -31,13 +32,18 @@ from store_integrity import build, copied, ratio, seconds_in_turn
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.recipes.valuate import value
 from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
-from influcoder_lightning.studies.retraining.lds import lds_table, seed_agreement
+from influcoder_lightning.studies.retraining.lds import (
+    lds_table,
+    row_correlations,
+    seed_agreement,
+)
+from influcoder_lightning.studies.retraining.subsets import draw_subset, membership
 from influcoder_lightning.studies.retraining.truth import Truth
 
 DTYPES = ("float16", "int8")
 COSINES, TIMED = ("cosine", "projected_cosine"), ("cosine", "fisher")
 METHODS = (*COSINES, "fisher")
-PER_SOURCE, VALUATION_SEED = 40, 0
+PER_SOURCE, VALUATION_SEED, DRAWN = 40, 0, 1000
 SHORT = {"train.epochs": 2, "train.max_length": 96}  # both types see the same: little will do
 Scores = dict[tuple[int, str, str], np.ndarray]
 
@@ -63,11 +69,12 @@ def main() -> None:
     exact = uncompressed(study, truth, VALUATION_SEED, None)
     result = {
         "fidelity": fidelity(scores, exact),
-        "lds": lds(truth, scores),
+        "lds": lds(truth, scores) if options.subsets else [],
+        "lds_bound": lds_bound(scores),
         "cost": [
             cost(paths[width]["float16"], options.rows, options.rounds) for width in options.widths
         ],
-        "seed_agreement": float(seed_agreement(truth).mean()),
+        "seed_agreement": float(seed_agreement(truth).mean()) if options.subsets else None,
         "settings": {
             "samples": len(truth.sample_ids),
             "queries": len(truth.query_ids),
@@ -133,6 +140,24 @@ def lds(truth: Truth, scores: Scores) -> list[dict[str, Any]]:
     return cells
 
 
+def lds_bound(scores: Scores) -> list[dict[str, Any]]:
+    """How far int8 can move an LDS, whatever the models do: from the predictions alone.
+
+    Spearman's rho is an inner product of unit vectors of ranks, so that for predictions a and b
+    that agree at r, and any truth t, ``|rho(a, t) - rho(b, t)| <= sqrt(2 (1 - r))``.
+    """
+    cells = []
+    for width, method in dict.fromkeys((width, method) for width, method, _ in scores):
+        half, full = (scores[width, method, dtype] for dtype in DTYPES)
+        n = half.shape[1]
+        members = membership([draw_subset(n, 0.5, i, 1) for i in range(DRAWN)], n).T.astype(float)
+        agreement = np.minimum(row_correlations(half @ members, full @ members), 1)
+        cell: dict[str, Any] = {"code_dim": width, "method": method, "subsets": DRAWN}
+        cell["agreement_of_predictions"] = float(agreement.mean())
+        cells.append(cell | {"bound": float(np.sqrt(2 * (1 - agreement)).mean())})
+    return cells
+
+
 def cost(path: Path, n_rows: int, rounds: int) -> dict[str, Any]:
     """Bytes of a row and ranking time, int8 over float16: a store's codes, up to ``n_rows``."""
     codes = InfluenceStore(path).codes()
@@ -149,10 +174,10 @@ def cost(path: Path, n_rows: int, rounds: int) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    for name in ("fidelity", "lds", "cost"):
+    for name in ("fidelity", "lds", "lds_bound", "cost"):
         for row in result[name]:
             print(name, json.dumps(row))
-    print(f"agreement of two seeds {result['seed_agreement']:.3f}")
+    print("agreement of two seeds", result["seed_agreement"])
 
 
 if __name__ == "__main__":
