@@ -324,7 +324,8 @@ class InfluenceCallback(Checkpointed):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hand the rows on; co-train where the schedule says so."""
-        self._check.returned = outputs
+        if self._micro is not None:
+            self._check.returned = outputs
         self._finish_batch(trainer)
         if self._boundary and not self._given_up and logs_now(trainer):
             pl_module.log_dict(self._metrics(), batch_size=1, prog_bar=self.prog_bar)

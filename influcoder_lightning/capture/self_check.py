@@ -23,6 +23,10 @@ from influcoder_lightning.capture.one_sample import one_sample, one_source
 from influcoder_lightning.capture.rows import RowBatch
 
 _MOST = 10.0  # the tolerance may grow so much by what the sample's own rounding says
+# Below this share of the batch's longest gradient, or this length, a gradient is rounding alone: a
+# response right behind the first token has none in query and key weights, for example.
+_NOTHING, _LEAST = 1e-3, 1e-5
+_SAME = 0.999  # cosine of one sample's gradient with itself, however it was come by
 
 
 @dataclass(frozen=True)
@@ -147,15 +151,18 @@ def compare(
         used: which of the examined samples count.
     """
     finding = Finding()
+    nothing = max(_LEAST, _NOTHING * float(rows.sketch.norm(dim=1).max()))
     for place, i in enumerate(examined.index):
         if used is not None and not used[place]:
             continue
         alone, row = examined.sketch[place], rows.sketch[i]
-        _hold_gradient(finding, alone, row, tolerance, float(examined.noise[place]), i)
+        if max(float(alone.norm()), float(row.norm())) > nothing:
+            _hold_gradient(finding, alone, row, tolerance, float(examined.noise[place]), i)
         if i in finding.wrong:
-            others = _distance(rows.sketch, alone.expand_as(rows.sketch))
-            others[i] = torch.inf
-            finding.swapped |= bool((others <= 1e-2).any())
+            # By direction: a row of another sample was brought into the unit of this one.
+            others = cosine_similarity(rows.sketch, alone[None])
+            others[i] = -1
+            finding.swapped |= bool((others > _SAME).any())
         _hold_loss(finding, float(examined.loss[place]), float(rows.loss[i]), tolerance, i)
     return finding
 
@@ -192,7 +199,7 @@ def _hold_gradient(
     finding.gradient, finding.cosine = max(finding.gradient, error), min(finding.cosine, cosine)
     if not fits:
         finding.wrong.append(i)
-        finding.rescaled &= cosine > 0.999
+        finding.rescaled &= cosine > _SAME
 
 
 def _hold_loss(finding: Finding, alone: float, row: float, tolerance: Tolerance, i: int) -> None:

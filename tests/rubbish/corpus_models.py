@@ -97,7 +97,7 @@ ADAPTER: dict[str, Files] = {
     "a flag of text": {_CONFIG: _config(use_dora="yes")},
     "for a classifier": {_CONFIG: _config(task_type="SEQ_CLS")},
     "no weights of a LoRA": {_MODEL: _weights(r=8, prefix="nothing.")},
-    "a header of 10^12 bytes": {_MODEL: safetensors(b"{}", declared=10**12)},
+    "a header of 10^13 bytes": {_MODEL: safetensors(b"{}", declared=10**13)},
     "a pickle": {_MODEL: None, "adapter_model.bin": canary_pickle},
     "weights that are a FIFO": {_MODEL: fifo_of(_MODEL)},
     **{f"weights: {name}": {_MODEL: data} for name, data in HEADERS.items()},

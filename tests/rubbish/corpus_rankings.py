@@ -191,7 +191,7 @@ def _call(call: Callable[[], Any]) -> tuple[Callable[[Path], Any], Callable[[Any
 
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "no samples": (lambda: Ranking([], []), "at least one sample"),
-    "an id twice, once as text": (lambda: Ranking([1, "1"], [0.0, 1.0]), "repeated"),
+    "an id twice, once as text": (lambda: Ranking([1, "1"], [0.0, 1.0]), "name one sample"),
     "an id that is a fraction": (lambda: Ranking([1.5, 2], [0.0, 1.0]), "position 0"),
     "an id that is bytes": (lambda: Ranking([b"a", b"b"], [0.0, 1.0]), "position 0"),
     "an id that is a list": (lambda: Ranking([["a"], ["b"]], [0.0, 1.0]), "position 0"),

@@ -72,10 +72,11 @@ def parquet(ids: Any, beside: str = "", **options: Any) -> Callable[[Path], byte
     def content(folder: Path) -> bytes:
         columns = {"sample_id": ids, "score": np.arange(len(ids), dtype="f8")}
         table = pa.table(columns | ({"beside": [beside] * len(ids)} if beside else {}))
-        if encoding := options.pop("column_encoding", None):
-            options["column_encoding"] = {"sample_id": encoding}
+        chosen = dict(options)
+        if encoding := chosen.pop("column_encoding", None):
+            chosen["column_encoding"] = {"sample_id": encoding}
         sink = io.BytesIO()
-        pq.write_table(table, sink, **options)
+        pq.write_table(table, sink, **chosen)
         return sink.getvalue()
 
     return content
