@@ -34,7 +34,7 @@ from lds_methods import (
 )
 from lds_sets import Study, built_in, real
 
-from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.recipes import lds_removal
 from influcoder_lightning.recipes.lds import train_models
 from influcoder_lightning.recipes.subset_models import settings_of

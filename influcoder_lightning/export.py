@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.data.rows import complete_ids, load_rows
 from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.files import durable_path
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
-from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.influence.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.selection.diversity import SampleCodes
 
@@ -66,7 +66,7 @@ def to_date_lm(
             f"{int(np.count_nonzero(~np.isfinite(scores)))} scores are not finite; DATE-LM needs "
             "one for every row"
         )
-    with atomic_path(path) as part:
+    with durable_path(path) as part:
         if path.suffix == ".npy":
             np.save(part, scores, allow_pickle=False)
         else:
@@ -162,9 +162,9 @@ def to_faiss(
     index.add(codes)
     if path is not None:
         path = Path(path)
-        with atomic_path(path) as part:
+        with durable_path(path) as part:
             faiss.write_index(index, str(part))
-        with atomic_path(path.with_name(f"{path.stem}.ids.json")) as part:
+        with durable_path(path.with_name(f"{path.stem}.ids.json")) as part:
             part.write_text(json.dumps(ids.tolist()), encoding="utf-8")
     return index, ids
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.durable import write_all
+from influcoder_lightning.files import write_all
 from influcoder_lightning.signals import DeferredSignals
 
 

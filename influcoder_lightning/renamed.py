@@ -30,6 +30,11 @@ _FINDINGS = (
     "tables",
 )
 _NOW = {
+    "data.files": "files",
+    "data.ids": "ids",
+    "durable": "files",
+    "influence.atomic": "files",
+    "influence.ids": "ids",
     "counterfactual": "studies.retraining",
     "diversity": "selection.diversity",
     "fidelity.agreement": "studies.fidelity.rank_correlation",

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data.files import read_whole
+from influcoder_lightning.files import read_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_BYTES = 2**20

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from influcoder_lightning.durable import Bytes
+from influcoder_lightning.files import Bytes
 
 _NAMES = {
     torch.float64: "F64",

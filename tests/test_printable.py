@@ -15,7 +15,7 @@ from influcoder_lightning import Ranking
 from influcoder_lightning.data.rows import complete_ids
 from influcoder_lightning.ending import stop_with
 from influcoder_lightning.errors import DataError, RankingError, StoreError
-from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.printable import PrintableFormatter, printable
 from influcoder_lightning.spreadsheet import as_cell, from_cell, quoted

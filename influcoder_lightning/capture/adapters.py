@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.capture.layers import lora_layers
-from influcoder_lightning.durable import disk_errors, durable_tree, write_new
 from influcoder_lightning.errors import CaptureError, StoreError
+from influcoder_lightning.files import disk_errors, durable_tree, write_new
 from influcoder_lightning.tensors import tensor_blocks
 
 _WEIGHTS = "adapter_model.safetensors"

@@ -11,10 +11,9 @@ from torch.nn.functional import pad
 
 from influcoder_lightning.capture.losses import IGNORE_INDEX
 from influcoder_lightning.capture.packing import Segments
-from influcoder_lightning.data.ids import checked_ids
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.ids import SampleId
+from influcoder_lightning.ids import SampleId, checked_ids
 
 ReadBatch = Callable[[Any], tuple[Any, Any, Any]]
 """``batch -> (inputs, labels, ids)``; see `InfluenceCallback`."""

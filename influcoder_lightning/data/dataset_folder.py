@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.data.json_forms import json_form
 from influcoder_lightning.errors import ConfigError, DataError
+from influcoder_lightning.files import read_whole, why_no_file
 
 # Times its own size that the rows of a folder may take as text: equal texts may be kept once.
 _TIMES, _FREE = 64, 2**26

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from influcoder_lightning.data.dataset_folder import unread_dataset_rows
-from influcoder_lightning.data.files import LONGEST, most_unpacked, why_no_file
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.files import LONGEST, most_unpacked, why_no_file
 from influcoder_lightning.ids import is_canonical_int, unwritable
 
 Row = dict[str, Any]

@@ -19,9 +19,8 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
-from influcoder_lightning.data.ids import checked_id, checked_ids, ids_for_batch
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.ids import SampleId
+from influcoder_lightning.ids import SampleId, checked_id, checked_ids
 
 _WAY_OUT = (
     "Build the loader as DataLoader(with_sample_ids(dataset), "
@@ -253,6 +252,13 @@ def collate_with_sample_ids(
         DataError: When a sample has no id, or the batch is of a type that cannot carry ids.
     """
     return SampleIdCollator(collate_fn, key)
+
+
+def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
+    """Ids as a dict batch carries them: int64 tensor [B], or a list of B strings."""
+    if ids and all(isinstance(value, int) for value in ids):
+        return torch.tensor(ids, dtype=torch.int64)
+    return list(ids)
 
 
 def batch_sample_ids(batch: Any, key: str = "sample_id") -> list[SampleId]:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from influcoder_lightning.data.ids import checked_id, checked_ids, ids_for_batch
 from influcoder_lightning.data.rows import Row, row_ids
+from influcoder_lightning.data.sample_ids import ids_for_batch
 from influcoder_lightning.data.template import FrameEncoder, Template
 from influcoder_lightning.errors import ConfigError, DataError
-from influcoder_lightning.ids import SampleId
+from influcoder_lightning.ids import SampleId, checked_id, checked_ids
 
 IGNORED = -100
 

@@ -23,11 +23,11 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from influcoder_lightning.capture.rows import Text
-from influcoder_lightning.durable import disk_errors, durable_tree
 from influcoder_lightning.encoder.gradient_tower import GradientTower
 from influcoder_lightning.encoder.sentence_tower import SentenceTower, load_sentence_encoder
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.encoder.text_tower import TextTower
+from influcoder_lightning.files import disk_errors, durable_tree
 
 FIT_ROWS = 512  # sketches merged into the gradient tower at a time
 BLOCK_QUERIES, BLOCK_SAMPLES = 8, 16  # a block of the text tower's objective, as published

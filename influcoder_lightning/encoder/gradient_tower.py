@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from influcoder_lightning.data.files import why_no_file
-from influcoder_lightning.durable import durable_folder, write_durably
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import durable_folder, why_no_file, write_durably
 from influcoder_lightning.projection.countsketch import CountSketch, few_blocks
 from influcoder_lightning.tensors import tensor_blocks
 

@@ -12,10 +12,10 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
 
 from influcoder_lightning.capture.rows import Text
-from influcoder_lightning.data.files import read_whole, why_no_model
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.text_kernel import BAGS, BUCKETS, TextFeatures, TextKernel
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import read_whole, why_no_model
 
 _KIND = ("token_kernel", 1)
 

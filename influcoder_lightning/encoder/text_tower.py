@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.capture.rows import Text
-from influcoder_lightning.data.files import why_no_model
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import DataError, StoreError
+from influcoder_lightning.files import why_no_model
 
 
 class TextTower:

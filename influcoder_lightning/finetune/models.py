@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from influcoder_lightning import saved_adapter
-from influcoder_lightning.data.files import why_no_file, why_no_model
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import why_no_file, why_no_model
 
 
 def device() -> torch.device:

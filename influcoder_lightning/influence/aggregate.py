@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import has_repeats
+from influcoder_lightning.ids import has_repeats
 
 
 class SampleRows:

@@ -11,7 +11,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import first_few, id_keys
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)

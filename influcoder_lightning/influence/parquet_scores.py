@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import most_unpacked
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import as_id_array, id_keys, repeated
+from influcoder_lightning.files import most_unpacked
+from influcoder_lightning.ids import as_id_array, id_keys, repeated
 from influcoder_lightning.influence.parquet_pages import pages
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import (
+from influcoder_lightning.ids import (
     as_id_array,
     first_few,
     has_repeats,

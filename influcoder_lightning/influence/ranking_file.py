@@ -16,10 +16,9 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import LONGEST, why_no_file
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, parse_ids, repeated
+from influcoder_lightning.files import LONGEST, durable_path, why_no_file
+from influcoder_lightning.ids import as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.spreadsheet import from_cell, quoted
 
@@ -120,7 +119,7 @@ def load(
 def _write_csv(
     ranking: Ranking, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[Any]
 ) -> None:
-    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with durable_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{header}\n")
         for start in range(0, len(order), _BLOCK):
             some = order[start : start + _BLOCK]
@@ -217,7 +216,7 @@ def _text_array(ids: NDArray[Any] | None) -> NDArray[np.uint8]:
 
 def _save_per_query(ranking: Ranking, path: Path, order: NDArray[np.int64]) -> None:
     assert ranking.per_query is not None
-    with atomic_path(_per_query_path(path)) as part:
+    with durable_path(_per_query_path(path)) as part:
         np.savez(
             part,
             per_query=ranking.per_query[:, order],

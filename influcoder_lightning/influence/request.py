@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys, repeated
+from influcoder_lightning.ids import as_id_array, first_few, id_keys, repeated
 
 if TYPE_CHECKING:
     import pandas as pd

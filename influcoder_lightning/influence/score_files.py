@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.files import read_whole, why_no_file
+from influcoder_lightning.ids import id_keys, parse_ids
 from influcoder_lightning.influence import ranking_file
-from influcoder_lightning.influence.ids import id_keys, parse_ids
 from influcoder_lightning.influence.parquet_scores import read_parquet
 from influcoder_lightning.influence.ranking import Ranking
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.agreement import Pair, agreement, pair
-from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.run_folder import require
@@ -29,7 +29,7 @@ def run(cfg: Settings, folder: Path) -> None:
     a, b = (load_scores(paths) for paths in files)
     scores = pair(a, b, only_common)
     result = agreement(scores, ks)
-    with atomic_path(folder / "agreement.json") as part:
+    with durable_path(folder / "agreement.json") as part:
         part.write_text(json.dumps(result, indent=1) + "\n")
     names = [_name(paths) for paths in files]
     save_config(cfg, folder)

@@ -23,8 +23,8 @@ from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.capture.self_check import HALF, WIDE
 from influcoder_lightning.data import collate_samples
 from influcoder_lightning.errors import CaptureError, InfluCoderError
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_model
-from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.projection import build_projector
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.saved_config import save_config
@@ -84,7 +84,7 @@ def prove(cfg: Settings, folder: Path) -> None:
         _measure(cfg, line, samples, pad)
         log.info("%s", line.words())
         lines.append(line)
-    with atomic_path(folder / "verify.json") as part:
+    with durable_path(folder / "verify.json") as part:
         content = {"model": cfg.model.name, "n": len(samples), "ways": [asdict(x) for x in lines]}
         part.write_text(json.dumps(content, indent=1) + "\n")
     save_config(cfg, folder)

@@ -9,9 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path, read_whole
 from influcoder_lightning.recipes.fidelity_part import run_part
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page
@@ -58,13 +57,13 @@ def run(cfg: Settings, folder: Path) -> float:
                 result = run_part(materials, pool, query.rows, int(seed), state, work)
                 part = {"seed": int(seed), "state": state, "settings": settings, **result}
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_path(path) as unfinished:
+                with durable_path(path) as unfinished:
                     unfinished.write_text(json.dumps(part))
             parts.append(part)
     shutil.rmtree(folder / "work", ignore_errors=True)
     merged = merge_parts(parts)
     result = merged | {"seeds": [int(seed) for seed in cfg.seeds], "settings": settings}
-    with atomic_path(folder / "fidelity.json") as unfinished:
+    with durable_path(folder / "fidelity.json") as unfinished:
         unfinished.write_text(json.dumps(result | {"versions": library_versions()}, indent=1))
     _write_csv(merged["rows"], folder / "fidelity.csv")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
@@ -124,7 +123,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with durable_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*_COLUMNS, "per_query_spread", "aggregated_spread"])
         for row in rows:

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import durable_path, read_whole
 from influcoder_lightning.finetune.models import device, load_adapter, load_base_model
-from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.methods.icp import check_score, icp_ranking
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
@@ -65,7 +64,7 @@ def run(cfg: Settings, folder: Path) -> None:
     seconds = perf_counter() - begun
     ids = as_id_array(pool.ids)
     query_ids = as_id_array([query.ids[i] for i in chosen])
-    with atomic_path(folder / "icp.npz") as part, part.open("wb") as file:
+    with durable_path(folder / "icp.npz") as part, part.open("wb") as file:
         np.savez(
             file,
             zero_shot=zero_shot,
@@ -85,7 +84,7 @@ def run(cfg: Settings, folder: Path) -> None:
         "seconds": seconds,
         "samples_measured_before": n_before,
     }
-    with atomic_path(folder / "icp.json") as part:
+    with durable_path(folder / "icp.json") as part:
         part.write_text(json.dumps(summary, indent=1) + "\n")
     save_config(cfg, folder, pool=pool.fingerprint())
     page.write(folder, _sections(materials, ranking, summary))
@@ -111,7 +110,7 @@ def probe(
             )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as part:
+        with durable_path(path) as part:
             part.write_text(json.dumps(settings))
     before = 0
     blocks: list[np.ndarray] = []
@@ -126,7 +125,7 @@ def probe(
                 before += len(block)
             else:
                 blocks.append(np.stack([prober.one_shot(row) for row in block]))
-                with atomic_path(file) as part, part.open("wb") as open_file:
+                with durable_path(file) as part, part.open("wb") as open_file:
                     np.save(open_file, blocks[-1], allow_pickle=False)
             done(start + len(block))
         done.result = f"{len(rows) - before:,} samples, {before:,} were measured before"

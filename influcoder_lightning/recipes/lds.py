@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_base_model
-from influcoder_lightning.influence.atomic import atomic_path
-from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.registry import available_methods, get_method
 from influcoder_lightning.recipes import lds_removal, valuate
 from influcoder_lightning.recipes.materials import Materials
@@ -182,7 +182,7 @@ def _store(materials: Materials, folder: Path) -> InfluenceStore:
         return InfluenceStore(folder / "influence")
     materials.cfg.influence.overwrite = True  # an interrupted valuation is done again
     store = valuate.value(materials, folder)
-    with atomic_path(done) as part:
+    with durable_path(done) as part:
         part.write_text(json.dumps(settings), encoding="utf-8")
     return store
 
@@ -212,9 +212,9 @@ def _scores(
 def _write(result: dict[str, Any], cfg: Settings, folder: Path, materials: Materials) -> None:
     settings = settings_of(materials) | {"lds": plain(cfg.lds), "seed": cfg.seed}
     content = result | {"settings": settings, "versions": library_versions()}
-    with atomic_path(folder / "lds.json") as part:
+    with durable_path(folder / "lds.json") as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(folder / "lds.csv") as part, part.open("w", newline="") as file:
+    with durable_path(folder / "lds.csv") as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "lds", "low", "high", "aggregated"])
         for row in result["rows"]:

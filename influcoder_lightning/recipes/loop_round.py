@@ -18,7 +18,7 @@ from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
-from influcoder_lightning.influence.ids import id_keys
+from influcoder_lightning.ids import id_keys
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.materials import Materials, Split
 from influcoder_lightning.recipes.parts import read_part, write_part

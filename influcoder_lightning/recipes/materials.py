@@ -26,7 +26,7 @@ from influcoder_lightning.data.tokenization import TruncationReport
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs
-from influcoder_lightning.influence.ids import first_few
+from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.run_folder import require
 from influcoder_lightning.recipes.settings import Settings, resolved

@@ -7,9 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data.files import read_whole
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path, read_whole
 
 
 def read_part(
@@ -50,7 +49,7 @@ def read_part(
 def write_part(path: Path, settings: dict[str, Any], content: dict[str, Any]) -> None:
     """Keep a finished part; on return it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as unfinished:
+    with durable_path(path) as unfinished:
         text = json.dumps({"settings": settings, "content": content}, indent=1)
         unfinished.write_text(text + "\n", encoding="utf-8")
 

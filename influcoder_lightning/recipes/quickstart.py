@@ -24,7 +24,7 @@ from influcoder_lightning.data import (
     write_jsonl,
 )
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.recipes import pipeline, valuate
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page
@@ -79,7 +79,7 @@ def _run(cfg: Settings, folder: Path) -> float:
     found = planted(ranking, data, int(cfg.select.k))
     for line in sentences(found, data.query_skill):
         log.info(line)
-    with atomic_path(folder / "planted.json") as part:
+    with durable_path(folder / "planted.json") as part:
         part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     title = "Quickstart: which samples teach the skill?"

@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.finetune.training import evaluate
-from influcoder_lightning.influence.atomic import atomic_path
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.pages import page
 from influcoder_lightning.recipes.progress import ShowSteps
@@ -47,7 +47,7 @@ def run(cfg: Settings, folder: Path) -> float | None:
         "steps": steps,
         "n_samples": len(pool),
     }
-    with atomic_path(folder / "metrics.json") as part:
+    with durable_path(folder / "metrics.json") as part:
         part.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     save_config(cfg, folder, pool=pool.fingerprint())
     if before is not None and after is not None:

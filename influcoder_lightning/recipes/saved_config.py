@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
-from influcoder_lightning.data.files import read_whole, why_no_file
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path, read_whole, why_no_file
 from influcoder_lightning.keys import defaults
 from influcoder_lightning.recipes.config_kinds import check_kinds
 from influcoder_lightning.recipes.settings import Settings, plain, resolved
@@ -51,7 +50,7 @@ def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: Any
         "versions": library_versions(),
         "command": command.encode("utf-8", "backslashreplace").decode("utf-8"),
     }
-    with atomic_path(folder / CONFIG) as part:
+    with durable_path(folder / CONFIG) as part:
         part.write_text(as_yaml(content), encoding="utf-8")
 
 

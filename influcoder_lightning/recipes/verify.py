@@ -9,7 +9,7 @@ from pathlib import Path
 
 from influcoder_lightning.data import load_rows
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.exactness import prove
 from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, source_folder
@@ -44,7 +44,7 @@ def run(cfg: Settings, folder: Path) -> None:
         )
     for name, words in checked.items():
         log.info("%s: %s", name, words)
-    with atomic_path(folder / "verify.json") as part:
+    with durable_path(folder / "verify.json") as part:
         part.write_text(json.dumps({"run": str(source), "checked": checked}, indent=1) + "\n")
     save_config(cfg, folder)
 

@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.data.ids import checked_id
 from influcoder_lightning.data.rows import complete_ids
-from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import ConfigError, DataError
-from influcoder_lightning.influence.ids import as_id_array
+from influcoder_lightning.files import durable_path, read_whole
+from influcoder_lightning.ids import as_id_array, checked_id
 
 SETTINGS = "settings.json"
 Line = tuple[int | str | None, float, float]

@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from influcoder_lightning.data.rows import Row, unread_rows
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import first_few
+from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.methods.encoder import score_texts
 from influcoder_lightning.influence.request import TextEncoder
 from influcoder_lightning.scoring.parts import Line, ScoreParts

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
-from influcoder_lightning.influence.ids import first_few, id_keys
 from influcoder_lightning.influence.row_scores import unit_rows
 
 if TYPE_CHECKING:

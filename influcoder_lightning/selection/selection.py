@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys
+from influcoder_lightning.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.selection.diversity import MAX_SIMILARITY, take_diverse
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.durable import write_durably
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import write_durably
 
 Part = tuple[str, str]
 """A table and one of its features."""

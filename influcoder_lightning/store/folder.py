@@ -23,9 +23,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.durable import durable_folder, remove_unfinished, write_durably
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import durable_folder, read_whole, remove_unfinished, write_durably
 from influcoder_lightning.store import schema
 
 SEGMENTS = "segments"

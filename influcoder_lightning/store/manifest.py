@@ -19,9 +19,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.durable import crc32, sync, write_all, write_durably
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import crc32, read_whole, sync, write_all, write_durably
 from influcoder_lightning.store.chain import Listing, Segment, begun, extended, parsed
 
 __all__ = ["Manifest", "Segment"]

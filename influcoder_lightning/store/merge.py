@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from influcoder_lightning.durable import disk_errors, durable_path
 from influcoder_lightning.errors import InfluCoderError, StoreError
+from influcoder_lightning.files import disk_errors, durable_path
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
 from influcoder_lightning.store.folder import BASE, SEGMENTS, rank_folder

@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.durable import durable_folder, write_durably
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import durable_folder, write_durably
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import flat_path, write_flat
 from influcoder_lightning.store.folder import rank_folder, read_description

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from influcoder_lightning.durable import disk_errors, durable_tree, sha256, write_new
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.files import disk_errors, durable_tree, sha256, write_new
 from influcoder_lightning.output import Output
 from influcoder_lightning.tensors import tensor_blocks
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from influcoder_lightning.durable import copy_blocks, durable_path, write_new
+from influcoder_lightning.files import copy_blocks, durable_path, write_new
 from influcoder_lightning.output import Output
 from influcoder_lightning.store import schema, text
 from influcoder_lightning.store.codes import CODE_DTYPES, quantized

@@ -116,7 +116,7 @@ def test_merging_gives_the_whole_store_or_none(tmp_path, killed, kind, every):
             store = opened(folder)
             np.testing.assert_array_equal(store.sample_ids, expected["ids"])
             np.testing.assert_array_equal(store.codes(), expected["codes"])
-            assert not list(folder.rglob(".*.part"))
+            assert not list(folder.rglob(".*.part*"))
         shutil.rmtree(folder)
     assert at > 50
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
-from influcoder_lightning.influence.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.report.press.blocks import Chart, Section, Table, Text
 from influcoder_lightning.report.press.style import ACCENT, INK, MUTED, OTHER, PALETTE, hover, tidy
 from influcoder_lightning.spreadsheet import as_cell
@@ -40,7 +40,7 @@ def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
         result: rounds, stopped, best_round, cost, k, steps, seeds and arms; an arm has the entries
             of `summarise_arms`, and n and steps.
     """
-    with atomic_path(folder / "loop.json") as part:
+    with durable_path(folder / "loop.json") as part:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
     lines: list[list[Any]] = []
@@ -50,7 +50,7 @@ def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
     for name, arm in _ordered(result["arms"]).items():
         interval = arm["ci95"] or (None, None)
         lines.append(["arm", as_cell(name), arm["n"], arm["steps"], None, arm["mean"], *interval])
-    with atomic_path(folder / "loop.csv") as part, part.open("w", newline="") as file:
+    with durable_path(folder / "loop.csv") as part, part.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *lines])
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from influcoder_lightning.influence.ids import id_keys
+from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.several import CONTROL, Several
 from influcoder_lightning.report.press.blocks import Section, Table, Text

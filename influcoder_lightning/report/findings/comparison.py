@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.spreadsheet import as_cell
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def write_comparison(folder: str | os.PathLike[str], comparison: Mapping[str, An
         comparison: as `summarise_arms` returns it.
     """
     paths = [Path(folder) / f"comparison.{suffix}" for suffix in ("json", "csv", "png")]
-    with atomic_path(paths[0]) as part:
+    with durable_path(paths[0]) as part:
         text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(paths[1]) as part:
+    with durable_path(paths[1]) as part:
         _write_csv(part, comparison["arms"])
     plot_comparison(comparison, paths[2])
     return paths

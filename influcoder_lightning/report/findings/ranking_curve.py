@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import first_few, id_keys
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.press.style import (
     ACCENT,

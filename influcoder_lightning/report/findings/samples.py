@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from influcoder_lightning.influence.ids import id_keys
+from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.press.blocks import Samples
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import as_id_array, first_few, id_keys
+from influcoder_lightning.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.findings.comparison import arm_order
 from influcoder_lightning.report.press.blocks import Table

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.report.press import explorer
 from influcoder_lightning.report.press.blocks import Chart, Figure, Samples, Section, Table
 from influcoder_lightning.report.press.glossary import definition
@@ -38,7 +38,7 @@ def write_page(folder: str | os.PathLike[str], sections: Sequence[Section]) -> N
     """
     folder = Path(folder)
     write_report(folder / "report.md", sections)
-    with atomic_path(folder / "report.html") as part:
+    with durable_path(folder / "report.html") as part:
         part.write_text(page(folder, sections), encoding="utf-8")
 
 

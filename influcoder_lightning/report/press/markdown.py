@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 from influcoder_lightning.report.press.blocks import (
     Block,
     Chart,
@@ -131,7 +131,7 @@ def write_report(path: str | os.PathLike[str], sections: Sequence[Section]) -> N
         from influcoder_lightning.report.press.style import save_figure
 
         save_figure(block.figure, path.parent / block.path)
-    with atomic_path(path) as part:
+    with durable_path(path) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from influcoder_lightning.influence.atomic import atomic_path
+from influcoder_lightning.files import durable_path
 
 INK = "#1f2933"
 MUTED = "#616e7c"
@@ -71,5 +71,5 @@ def hover(artist: Artist, text: object) -> None:
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as a whole; the format follows the suffix."""
-    with atomic_path(path) as part:
+    with durable_path(path) as part:
         figure.savefig(part, dpi=150, facecolor="white")

@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import read_whole
-from influcoder_lightning.durable import durable_path
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import durable_path, read_whole
 
 log = logging.getLogger(__name__)
 SETTINGS = "settings.json"

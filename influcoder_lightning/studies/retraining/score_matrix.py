@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.files import why_no_file
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.files import why_no_file
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.studies.retraining.truth import Truth
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.ids import first_few, id_keys
+from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 from influcoder_lightning.studies.retraining.subsets import membership

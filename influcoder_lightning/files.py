@@ -1,8 +1,8 @@
-"""Files that are on the disk once they have their name, and checksums to prove it later.
+"""Files written so that they are on the disk once they have their name, and read within bounds.
 
-Everything a valuation keeps is written through this file: in whole, unbuffered, with errors of the
-disk as ``OSError``. Buffers of Python, HDF5 or torch would be written again, or not at all, when
-nobody expects it.
+Everything a run keeps is written through this file: in whole, with errors of the disk as
+``OSError``. What a valuation keeps goes by `write_new` and `write_all`, unbuffered: buffers of
+Python, HDF5 or torch would be written again, or not at all, when nobody expects it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,21 +21,28 @@ from influcoder_lightning.errors import StoreError
 
 Bytes = bytes | bytearray | memoryview
 _PART = ".part"
+# A line, or a text that is parsed at once, is only longer where it is damaged: a sparse file can
+# declare terabytes, and would take all memory before a parser says anything.
+LONGEST = 2**26
+_UNPACKED_FREE = 2**26
 
 
 @contextmanager
-def durable_path(path: Path) -> Iterator[Path]:
+def durable_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to; once it is on the disk it takes the name ``path``, in one step.
 
+    Parent folders are made, and the suffix is kept, since some writers choose the format by it.
     When the block raises, the partial file is removed and an older ``path`` is left as it was. A
     process that is killed leaves it behind, see `remove_unfinished`.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    target = Path(path)
+    durable_folder(target.parent)
+    part = target.with_name(f".{target.stem}.{os.getpid()}{_PART}{target.suffix}")
     try:
         yield part
         sync(part)
-        os.replace(part, path)
-        sync(path.parent)
+        os.replace(part, target)
+        sync(target.parent)
     except BaseException:
         with suppress(OSError):  # what went wrong before says more
             os.unlink(part)
@@ -144,7 +152,7 @@ def remove_unfinished(folder: Path) -> None:
 
     The caller makes sure that nobody else writes to the folder.
     """
-    for path in folder.glob(f".*{_PART}"):
+    for path in [*folder.glob(f".*{_PART}"), *folder.glob(f".*{_PART}.*")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -178,3 +186,51 @@ def crc32(path: Path) -> str:
         while n := file.readinto(block):
             value = zlib.crc32(memoryview(block)[:n], value)
     return f"{value:08x}"
+
+
+def most_unpacked(path: str | os.PathLike[str], times: int) -> int:
+    """Bytes that a packed file may unpack to: 64 MiB, and so many times its own size.
+
+    What packs better than its kind does was made to fill a memory.
+    """
+    return _UNPACKED_FREE + times * os.stat(path).st_size
+
+
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """Why this is no file that can be read to its end; empty where it is one.
+
+    A pipe or a device is none: opening one waits for ever, or reads for ever.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: NUL in the name
+        return "no such file"
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        return "a folder, not a file"
+    return "" if stat.S_ISREG(mode) else "no regular file but a pipe, a socket or a device"
+
+
+def read_whole(path: Path, most: int = LONGEST) -> bytes:
+    """The whole of a file that is parsed at once.
+
+    Raises:
+        OSError: it is no regular file, or has more than `most` bytes.
+    """
+    if why := why_no_file(path):
+        raise OSError(why)
+    if path.stat().st_size > most:
+        raise OSError(f"it has more than {most:,} bytes")
+    return path.read_bytes()
+
+
+def why_no_model(folder: Path) -> str:
+    """Why a folder of a saved model must not be opened; empty where it may.
+
+    Libraries that load models open what is there by name, and would wait for a pipe for ever.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir() and (why := why_no_file(path)) and why != "no such file":
+            return f"{path.relative_to(folder)}: {why}"
+    return ""
