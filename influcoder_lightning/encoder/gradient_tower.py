@@ -131,6 +131,7 @@ class _Sketch(NamedTuple):
     name: str
     shape: tuple[int, int]
     numel: int
+    offset: int = 0
 
 
 class RandomProjection(GradientTower):

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,14 +15,32 @@ from influcoder_lightning.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from influcoder_lightning.capture.layers import LoraLinear
-
 _MODULES = {
     "countsketch": "countsketch",
     "identity": "identity",
     "rademacher": "rademacher",
     "factored": "factored",
 }
+
+
+class Matrix(Protocol):
+    """What is sketched: the gradient of a LoRA linear, or anything else of a name and a shape."""
+
+    @property
+    def name(self) -> str:
+        """Draws the random numbers, together with the seed."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features) of one row."""
+
+    @property
+    def numel(self) -> int:
+        """Numbers in it."""
+
+    @property
+    def offset(self) -> int:
+        """Where it starts in the flattened gradient."""
 
 
 class Projector(ABC):
@@ -42,11 +60,11 @@ class Projector(ABC):
         Projector._registry[name] = cls
 
     @abstractmethod
-    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         """For these layers, to about ``dim`` numbers (a projector may fix ``dim`` itself)."""
 
     @abstractmethod
-    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+    def add(self, sketch: Tensor, layer: Matrix, rows: Tensor) -> None:
         """Add the projection of one layer's rows to ``sketch``, in place.
 
         Args:
@@ -56,7 +74,7 @@ class Projector(ABC):
         """
 
 
-def build_projector(name: str, layers: Sequence[LoraLinear], dim: int, seed: int) -> Projector:
+def build_projector(name: str, layers: Sequence[Matrix], dim: int, seed: int) -> Projector:
     """The projector called ``name`` for these layers.
 
     Raises:

@@ -14,34 +14,17 @@ buckets, and in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from influcoder_lightning.projection import Projector, layer_generator
+from influcoder_lightning.projection import Matrix, Projector, layer_generator
 
 
 def few_blocks(device: torch.device) -> int:
     """Blocks of a row beyond which other ways are faster than so many short runs."""
     return 256 if device.type == "cpu" else 64
-
-
-class Matrix(Protocol):
-    """What is sketched: a LoRA linear's gradient, or anything else with a name and a shape."""
-
-    @property
-    def name(self) -> str:
-        """Draws the hash, together with the seed."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of one row."""
-
-    @property
-    def numel(self) -> int:
-        """Numbers in it."""
 
 
 class CountSketch(Projector, name="countsketch"):

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.projection import Projector, layer_generator
+from influcoder_lightning.projection import Matrix, Projector, layer_generator
 
 
 class Factored(Projector, name="factored"):
@@ -21,20 +20,20 @@ class Factored(Projector, name="factored"):
     ``dim`` becomes ``n_layers * k**2``; 64 numbers per LoRA matrix are the published k = 8.
     """
 
-    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.rank = max(1, round((dim / len(layers)) ** 0.5))
         self.dim = len(layers) * self.rank**2
         self._seed = seed
         self._starts = {layer.name: i * self.rank**2 for i, layer in enumerate(layers)}
         self._factors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+    def add(self, sketch: Tensor, layer: Matrix, rows: Tensor) -> None:
         """See `Projector.add`."""
         left, right = self._pair(layer, rows.device)
         start = self._starts[layer.name]
         sketch[:, start : start + self.rank**2] += (left @ rows @ right).flatten(1)
 
-    def _pair(self, layer: LoraLinear, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _pair(self, layer: Matrix, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (layer.name, device)
         if key not in self._factors:
             generator = layer_generator(self._seed, layer.name)

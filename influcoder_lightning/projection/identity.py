@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.projection import Projector
+from influcoder_lightning.projection import Matrix, Projector
 
 
 class Identity(Projector, name="identity"):
     """Keeps every coordinate, at ``layer.offset``; ``dim`` and ``seed`` are ignored."""
 
-    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.dim = sum(layer.numel for layer in layers)
 
-    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+    def add(self, sketch: Tensor, layer: Matrix, rows: Tensor) -> None:
         """See `Projector.add`."""
         own = sketch[:, layer.offset : layer.offset + layer.numel]
         own.unflatten(1, layer.shape).add_(rows)

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.projection import Projector, layer_generator
+from influcoder_lightning.projection import Matrix, Projector, layer_generator
 
 _BLOCK = 2048  # coordinates whose signs are held at a time
 
@@ -23,11 +22,11 @@ _BLOCK = 2048  # coordinates whose signs are held at a time
 class Rademacher(Projector, name="rademacher"):
     """Seeded +-1/sqrt(dim) matrix from all coordinates to ``dim`` numbers."""
 
-    def __init__(self, layers: Sequence[LoraLinear], dim: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.dim = dim
         self._seed = seed
 
-    def add(self, sketch: Tensor, layer: LoraLinear, rows: Tensor) -> None:
+    def add(self, sketch: Tensor, layer: Matrix, rows: Tensor) -> None:
         """See `Projector.add`."""
         generator, rows = layer_generator(self._seed, layer.name), rows.flatten(1)
         n_bytes = -(-self.dim // 8)
