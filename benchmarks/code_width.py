@@ -49,12 +49,12 @@ from influcoder_lightning.encoder.gradient_tower import GradientTower
 from influcoder_lightning.finetune.models import load_model, load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.projection import Projector, build_projector
-from influcoder_lightning.recorder import encoded_block
 from influcoder_lightning.studies.fidelity.gradient_methods import QUERY_WEIGHT
 from influcoder_lightning.studies.fidelity.gradients import capture_exact, cosines, project
 from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
 from influcoder_lightning.studies.fidelity.splits import draw_splits
-from influcoder_lightning.valuation import BUFFER_BYTES
+from influcoder_lightning.valuation.recorder import encoded_block
+from influcoder_lightning.valuation.valuation import BUFFER_BYTES
 
 LORA = {"r": 8, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear"}
 BATCH, LR, MAX_LENGTH = 16, 1e-3, 192

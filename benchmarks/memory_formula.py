@@ -13,7 +13,7 @@ from influcoder_lightning.capture.losses import _BLOCK_NUMBERS
 from influcoder_lightning.encoder.cotraining import FIT_ROWS
 from influcoder_lightning.projection.countsketch import few_blocks
 from influcoder_lightning.store.segments import _MOST_BYTES
-from influcoder_lightning.valuation import BUFFER_BYTES
+from influcoder_lightning.valuation.valuation import BUFFER_BYTES
 
 # Resident memory alone, measured: code of torch and HDF5 that a training does not touch by itself.
 LIBRARIES = 8 * 2**20

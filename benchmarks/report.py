@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from influcoder_lightning.valuation import library_versions
+from influcoder_lightning.valuation.valuation import library_versions
 
 RESULTS = Path(__file__).parent / "results"
 

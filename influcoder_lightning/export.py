@@ -20,7 +20,7 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.selection.diversity import SampleCodes
 
 if TYPE_CHECKING:
-    from influcoder_lightning.store.reader import InfluenceStore
+    from influcoder_lightning.influence_store import InfluenceStore
 
 Pool = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Any
 """The rows that were ranked: a path that `load_rows` takes, a list of rows, or a ``Dataset``."""

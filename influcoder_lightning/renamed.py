@@ -44,11 +44,18 @@ _NOW = {
     "models": "finetune.models",
     "probing": "influence.probing",
     **{f"report.{name}": f"report.press.{name}" for name in _PRESS},
+    "recorder": "valuation.recorder",
+    "recovery": "valuation.finish",
     "report.agreement": "report.findings.two_rankings",
     **{f"report.{name}": f"report.findings.{name}" for name in _FINDINGS},
     "report.duplicates": "report.findings.near_copies",
     "report.heatmap": "report.findings.method_agreement",
     "report.plots": "report.findings.ranking_curve",
+    "resume": "valuation.resume",
+    "store.layout": "store.soundness",
+    "store.reader": "influence_store",
+    "store.reading": "store.columns",
+    "training": "callback",
 }
 """Module in 0.1 -> module now; those inside a package go along."""
 

@@ -204,13 +204,13 @@ def test_an_error_in_the_users_step(tmp_path):
 
 
 TROUBLE = {
-    "recorder": "influcoder_lightning.recorder.Recorder.add",
+    "recorder": "influcoder_lightning.valuation.recorder.Recorder.add",
     "towers": "influcoder_lightning.encoder.cotraining.CoTraining.observe",
     "projection": "influcoder_lightning.projection.countsketch.CountSketch.add",
-    "start": "influcoder_lightning.valuation.build_projector",
-    "window": "influcoder_lightning.recorder.Recorder.open_window",
-    "end": "influcoder_lightning.recorder.Recorder.close",
-    "merge": "influcoder_lightning.valuation.finish",
+    "start": "influcoder_lightning.valuation.valuation.build_projector",
+    "window": "influcoder_lightning.valuation.recorder.Recorder.open_window",
+    "end": "influcoder_lightning.valuation.recorder.Recorder.close",
+    "merge": "influcoder_lightning.valuation.valuation.finish",
 }
 
 
@@ -239,7 +239,7 @@ def test_the_training_goes_on_without_the_valuation(tmp_path, monkeypatch, where
 
 
 def test_rows_before_the_trouble_are_kept(tmp_path, monkeypatch):
-    from influcoder_lightning.recorder import Recorder
+    from influcoder_lightning.valuation.recorder import Recorder
 
     add = Recorder.add
 

@@ -128,7 +128,7 @@ def early(monkeypatch):
     """A first tower version after eight rows, and a new one in every window."""
     monkeypatch.setattr(cotraining, "FIT_ROWS", 8)
     monkeypatch.setattr(cotraining, "RELEARN_GAIN", -1.0)
-    monkeypatch.setattr("influcoder_lightning.valuation.BUFFER_BYTES", 1)
+    monkeypatch.setattr("influcoder_lightning.valuation.valuation.BUFFER_BYTES", 1)
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "exception"])

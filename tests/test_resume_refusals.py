@@ -19,7 +19,7 @@ from influcoder_lightning import (
 from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.data import EpochLoader
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.fingerprint import frozen_weights, query_samples
+from influcoder_lightning.valuation.fingerprint import frozen_weights, query_samples
 
 POOL, QUERIES = tokens(8, seed=61), tokens(3, seed=62)
 

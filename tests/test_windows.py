@@ -118,7 +118,7 @@ def test_lengths_are_what_the_code_space_holds(tmp_path):
 def test_one_frozen_tower_version_per_window(tmp_path, monkeypatch):
     monkeypatch.setattr(cotraining, "FIT_ROWS", 8)
     monkeypatch.setattr(cotraining, "RELEARN_GAIN", -1.0)  # a new version wherever one may start
-    monkeypatch.setattr("influcoder_lightning.valuation.BUFFER_BYTES", 1)
+    monkeypatch.setattr("influcoder_lightning.valuation.valuation.BUFFER_BYTES", 1)
     store, _ = fit(tmp_path, refresh_queries_every_n_steps=3)
     records = store.records()
     assert records.tower_version.nunique() > 1
@@ -314,7 +314,7 @@ def test_a_store_that_cannot_be_closed_does_not_hide_the_users_error(tmp_path, m
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("influcoder_lightning.recorder.Recorder.abort", full)
+    monkeypatch.setattr("influcoder_lightning.valuation.recorder.Recorder.abort", full)
     with (
         pytest.warns(UserWarning, match=r"could not be closed \(no space left\)"),
         pytest.raises(RuntimeError, match="out of luck"),
@@ -324,7 +324,7 @@ def test_a_store_that_cannot_be_closed_does_not_hide_the_users_error(tmp_path, m
 
 def test_missing_rows_are_an_error_that_lists_their_ids(tmp_path, monkeypatch):
     from influcoder_lightning.errors import CaptureError
-    from influcoder_lightning.recorder import Recorder
+    from influcoder_lightning.valuation.recorder import Recorder
 
     add = Recorder.add
 

@@ -30,6 +30,9 @@ def version_file(version: int) -> str:
     return f"version_{version:05d}.safetensors"
 
 
+TOWERS = "encoder/gradient"  # below the folder of a store
+
+
 class GradientTower:
     """A linear encoder with frozen, numbered versions.
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from influcoder_lightning import saved_adapter
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import why_no_file, why_no_model
+from influcoder_lightning.finetune import saved_adapter
 
 
 def device() -> torch.device:
@@ -103,7 +103,7 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
     """The model with a LoRA that was saved before, trainable.
 
     Which modules it adapts is read from its weights, so that no regular expression of the file's
-    is run; see :mod:`~influcoder_lightning.saved_adapter` for the settings that are taken.
+    is run; see :mod:`~influcoder_lightning.finetune.saved_adapter` for the settings that are taken.
 
     Raises:
         ConfigError: the folder holds no adapter, or one of another model.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils.data import DataLoader
 
-from influcoder_lightning.callback import InfluenceCallback
+from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.capture.self_check import HALF, WIDE
@@ -25,11 +25,11 @@ from influcoder_lightning.data import collate_samples
 from influcoder_lightning.errors import CaptureError, InfluCoderError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_model
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.projection import build_projector
 from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.store.reader import InfluenceStore
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from influcoder_lightning.report import Chart, Section, Text
 from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.studies.fidelity.splits import PARTS
 from influcoder_lightning.studies.fidelity.table import merge_parts
-from influcoder_lightning.valuation import library_versions
+from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
 STATES = ("fresh", "warm")

@@ -40,7 +40,7 @@ from influcoder_lightning.studies.retraining.retraining import Job, RetrainedMod
 from influcoder_lightning.studies.retraining.score_matrix import load_matrix
 from influcoder_lightning.studies.retraining.subsets import draw_subset
 from influcoder_lightning.studies.retraining.truth import Truth
-from influcoder_lightning.valuation import library_versions
+from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: Any
         complete: whether the run has ended; a run that has not may be repeated in its folder.
         facts: what the run found out and a later step needs, such as the pool's fingerprint.
     """
-    from influcoder_lightning.valuation import library_versions
+    from influcoder_lightning.valuation.valuation import library_versions
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     content = {

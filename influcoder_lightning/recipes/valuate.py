@@ -29,8 +29,8 @@ from influcoder_lightning.recipes.saved_config import begin_config, save_config
 from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report.loggers import log_ranking
-from influcoder_lightning.resume import forget_states, refuse_changes
 from influcoder_lightning.store.folder import refuse_existing
+from influcoder_lightning.valuation.resume import forget_states, refuse_changes
 
 log = logging.getLogger(__name__)
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")

@@ -7,8 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from influcoder_lightning.data import load_rows
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.encoder.gradient_tower import TOWERS, load_version
+from influcoder_lightning.encoder.text_head import TextHead
+from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.exactness import prove
@@ -17,7 +21,7 @@ from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import SEGMENTS
-from influcoder_lightning.store.integrity import read_segments, read_store, read_towers
+from influcoder_lightning.store.integrity import read_segments, read_store
 
 log = logging.getLogger(__name__)
 
@@ -75,4 +79,14 @@ def _segments(folder: Path) -> str:
 
 
 def _towers(folder: Path) -> str:
-    return f"{read_towers(folder)} towers, loaded (they have no checksums)"
+    versions = sorted((folder / TOWERS).glob("version_*.safetensors"))
+    for version in range(len(versions)):
+        basis = load_version(folder / TOWERS, version).versions[-1]
+        if not np.isfinite(basis.numpy()).all():
+            raise StoreError(
+                f"{versions[version]} is damaged: it holds numbers that are not finite."
+            )
+    head = folder / "encoder" / "text_head"
+    if head.is_dir():
+        TextHead.load(head)
+    return f"{len(versions) + head.is_dir()} towers, loaded (they have no checksums)"

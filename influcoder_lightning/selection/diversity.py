@@ -22,7 +22,7 @@ from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.row_scores import unit_rows
 
 if TYPE_CHECKING:
-    from influcoder_lightning.store.reader import InfluenceStore
+    from influcoder_lightning.store.store_file import StoreFile
 
 MAX_SIMILARITY = 0.95
 Fetch = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -110,7 +110,7 @@ class SampleCodes:
         select(ranking, "diverse", k=500, codes=SampleCodes(InfluenceStore("run")))
     """
 
-    def __init__(self, store: InfluenceStore, block_rows: int = 8192) -> None:
+    def __init__(self, store: StoreFile, block_rows: int = 8192) -> None:
         self._store, self._block_rows = store, block_rows
         self._rows = SampleRows(store.sample_ids)
         self._places = {key: place for place, key in enumerate(id_keys(self._rows.sample_ids))}
@@ -152,7 +152,10 @@ class SampleCodes:
         if version == last:
             return unit_rows(codes)
         if version not in self._maps:
-            there, here = (self._store.gradient_tower(v).versions[-1] for v in (last, version))
+            from influcoder_lightning.encoder.gradient_tower import TOWERS, load_version
+
+            towers = (load_version(self._store.folder / TOWERS, v) for v in (last, version))
+            there, here = (tower.versions[-1] for tower in towers)
             self._maps[version] = (there @ here.T).numpy()
         return unit_rows(unit_rows(codes) @ self._maps[version].T)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
-import numpy as np
 
-from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store.columns import opened_store, read_values
 from influcoder_lightning.store.folder import SEGMENTS
-from influcoder_lightning.store.layout import stored_dataset
 from influcoder_lightning.store.manifest import Manifest
-from influcoder_lightning.store.reader import InfluenceStore
-from influcoder_lightning.store.reading import opened_store, read_values
+from influcoder_lightning.store.soundness import stored_dataset
+from influcoder_lightning.store.store_file import StoreFile
 from influcoder_lightning.store.text import is_text, read_text
 
 _BLOCK_BYTES = 1 << 24
@@ -24,7 +22,7 @@ def read_store(path: Path) -> tuple[int, int]:
     Raises:
         StoreError: one is damaged (it is named), or this is no store.
     """
-    store = InfluenceStore(path)  # layout and attributes
+    store = StoreFile(path)  # layout and attributes
     n_sets = n_bytes = 0
     with opened_store(store.path) as file:
         names: list[str] = []
@@ -57,28 +55,6 @@ def read_segments(folder: Path) -> tuple[int, int]:
             n_segments += 1
             n_rows += segment.rows
     return n_segments, n_rows
-
-
-def read_towers(folder: Path) -> int:
-    """Load the towers of a store; returns how many files and heads there were.
-
-    Raises:
-        StoreError: one is damaged.
-    """
-    from influcoder_lightning.encoder.gradient_tower import load_version
-    from influcoder_lightning.encoder.text_head import TextHead
-
-    versions = sorted((folder / "encoder" / "gradient").glob("version_*.safetensors"))
-    for version in range(len(versions)):
-        basis = load_version(folder / "encoder" / "gradient", version).versions[-1]
-        if not np.isfinite(basis.numpy()).all():
-            raise StoreError(
-                f"{versions[version]} is damaged: it holds numbers that are not finite."
-            )
-    head = folder / "encoder" / "text_head"
-    if head.is_dir():
-        TextHead.load(head)
-    return len(versions) + head.is_dir()
 
 
 def _read(data: h5py.Dataset) -> int:

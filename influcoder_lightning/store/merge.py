@@ -16,9 +16,9 @@ from influcoder_lightning.files import disk_errors, durable_path
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
 from influcoder_lightning.store.folder import BASE, SEGMENTS, rank_folder
-from influcoder_lightning.store.layout import stored_column, stored_dataset
 from influcoder_lightning.store.manifest import Manifest, Segment
 from influcoder_lightning.store.segments import FeatureBlock
+from influcoder_lightning.store.soundness import stored_column, stored_dataset
 from influcoder_lightning.store.text import read_text
 from influcoder_lightning.store.writer import StoreWriter
 

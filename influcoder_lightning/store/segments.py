@@ -20,7 +20,7 @@ the disk says. Freezing and forgetting are one assignment each, so that an inter
 instruction finds every row in one segment.
 
 While a run goes on, ``segments/rank_NNNNN/`` holds the segments of each process. Opening a store
-whose run was killed merges what was sealed (`influcoder_lightning.recovery`).
+whose run was killed merges what was sealed (`influcoder_lightning.valuation.finish`).
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.recorder import Recorder
-from influcoder_lightning.recovery import TOWERS, finish, finish_early
-from influcoder_lightning.resume import restore, rewind, save, tidy
 from influcoder_lightning.store.folder import RunFolder, read_description
 from influcoder_lightning.store.segments import SegmentWriter
+from influcoder_lightning.valuation.finish import TOWERS, finish, finish_early
+from influcoder_lightning.valuation.recorder import Recorder
+from influcoder_lightning.valuation.resume import restore, rewind, save, tidy
 
 WIDTH, DIM, BATCH, STEPS = 6, 3, 2, 5
 CHECKPOINT_AT = 3

@@ -20,11 +20,11 @@ from lives import DIM, description, new_recorder, opened, rows_of
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.recovery import finish
-from influcoder_lightning.resume import restore, rewind, save, tidy
 from influcoder_lightning.store.folder import RunFolder, read_description
 from influcoder_lightning.store.segments import FeatureBlock
 from influcoder_lightning.store.writer import StoreWriter
+from influcoder_lightning.valuation.finish import finish
+from influcoder_lightning.valuation.resume import restore, rewind, save, tidy
 
 KEEP = 2
 

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 
 from influcoder_lightning import InfluenceCallback
-from influcoder_lightning.recorder import Recorder
+from influcoder_lightning.valuation.recorder import Recorder
 
 
 @atexit.register

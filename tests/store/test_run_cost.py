@@ -14,7 +14,7 @@ from influcoder_lightning import (
     extract_features,
     with_sample_ids,
 )
-from influcoder_lightning.valuation import Options, Valuation
+from influcoder_lightning.valuation.valuation import Options, Valuation
 
 POOL, QUERIES = tokens(12, seed=51), tokens(3, seed=52)
 OPTIONS = {"query_dataloader": loader(QUERIES, 2), "sketch_dim": 64, "code_dim": 8}
@@ -97,7 +97,7 @@ def test_a_run_without_training_says_it_too(tmp_path):
 def test_a_second_counts_once(tmp_path, monkeypatch):
     valuation = Valuation(tiny_peft(), tmp_path, Options(sketch_dim=64, code_dim=8), {})
     now = [0.0]
-    monkeypatch.setattr("influcoder_lightning.valuation.perf_counter", lambda: now[0])
+    monkeypatch.setattr("influcoder_lightning.valuation.valuation.perf_counter", lambda: now[0])
     with valuation.timed():
         now[0] += 3
         with valuation.timed():

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import CaptureError, DataError, StoreError
-from influcoder_lightning.recovery import finish
 from influcoder_lightning.store.chain import sealed_line
 from influcoder_lightning.store.folder import RunFolder, rank_folder, read_description
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
+from influcoder_lightning.valuation.finish import finish
 
 WIDTH = 6
 

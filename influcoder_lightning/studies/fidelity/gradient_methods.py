@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.projection import build_projector
-from influcoder_lightning.store.reader import InfluenceStore
 from influcoder_lightning.studies.fidelity.board import cpu_ms
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradients import cosines, int8_rows, project, unit

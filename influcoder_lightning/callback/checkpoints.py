@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from influcoder_lightning.callback.failure import FailurePolicy, valuing
+from influcoder_lightning.callback.place import Place, go_on, place_of, warn_of_loader
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.fingerprint import data_set, frozen_weights, query_samples
-from influcoder_lightning.resume import unfinished
-from influcoder_lightning.training.failure import FailurePolicy, valuing
-from influcoder_lightning.training.place import Place, go_on, place_of, warn_of_loader
-from influcoder_lightning.valuation import Options
+from influcoder_lightning.valuation.fingerprint import data_set, frozen_weights, query_samples
+from influcoder_lightning.valuation.resume import unfinished
+from influcoder_lightning.valuation.valuation import Options
 
 
 class Checkpointed(FailurePolicy):

@@ -18,29 +18,29 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from influcoder_lightning.capture.gradients import CapturedRows
-from influcoder_lightning.capture.microbatch import MicroBatch
-from influcoder_lightning.capture.padding import n_before_padding
-from influcoder_lightning.capture.rows import RowBatch
-from influcoder_lightning.data.shared_ids import refuse_shared_ids
-from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.training.arguments import (
+from influcoder_lightning.callback.arguments import (
     check_positive,
     check_queries,
     hooked_queries,
     resolve_function,
     resolve_reduction,
 )
-from influcoder_lightning.training.cautions import DriftWarning, warn_reduction
-from influcoder_lightning.training.checkpoints import Checkpointed
-from influcoder_lightning.training.closures import refuse_closures, refuse_second_pass
-from influcoder_lightning.training.failure import valuing
-from influcoder_lightning.training.learning_rate import mean_rate, rate_shares
-from influcoder_lightning.training.metrics import logs_now, report_counts
-from influcoder_lightning.training.sanity import SanityCheck
-from influcoder_lightning.training.scaling import StepRows, loss_scale
-from influcoder_lightning.training.support import refuse_other_trainer, refuse_uncapturable
-from influcoder_lightning.valuation import Options, Valuation
+from influcoder_lightning.callback.cautions import DriftWarning, warn_reduction
+from influcoder_lightning.callback.checkpoints import Checkpointed
+from influcoder_lightning.callback.closures import refuse_closures, refuse_second_pass
+from influcoder_lightning.callback.failure import valuing
+from influcoder_lightning.callback.learning_rate import mean_rate, rate_shares
+from influcoder_lightning.callback.metrics import logs_now, report_counts
+from influcoder_lightning.callback.sanity import SanityCheck
+from influcoder_lightning.callback.scaling import StepRows, loss_scale
+from influcoder_lightning.callback.support import refuse_other_trainer, refuse_uncapturable
+from influcoder_lightning.capture.gradients import CapturedRows
+from influcoder_lightning.capture.microbatch import MicroBatch
+from influcoder_lightning.capture.padding import n_before_padding
+from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.data.shared_ids import refuse_shared_ids
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.valuation.valuation import Options, Valuation
 
 PADDING = "repeated by the distributed sampler to even out the processes"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.files import write_all
-from influcoder_lightning.signals import DeferredSignals
+from influcoder_lightning.store.signals import DeferredSignals
 
 
 class Output(io.RawIOBase):

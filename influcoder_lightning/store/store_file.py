@@ -13,41 +13,40 @@ import numpy as np
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.printable import printable
-from influcoder_lightning.store import reading, schema
+from influcoder_lightning.store import schema
 from influcoder_lightning.store.codes import unit_codes
-from influcoder_lightning.store.folder import run_file
+from influcoder_lightning.store.columns import (
+    WIDE,
+    check_store,
+    column_names,
+    opened_store,
+    read_blocks,
+    read_column,
+    read_values,
+)
 from influcoder_lightning.store.text import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from influcoder_lightning.encoder.gradient_tower import GradientTower
-    from influcoder_lightning.encoder.text_tower import TextTower
-    from influcoder_lightning.influence.ranking import Ranking
 
-
-class InfluenceStore:
-    """A finished valuation: rows, queries, windows, towers.
+class StoreFile:
+    """What ``influence.h5`` holds: rows, queries, windows, layers.
 
     Args:
         path: the store folder, the run folder around it, or ``influence.h5`` itself.
 
     Raises:
         StoreError: nothing there, no HDF5 file, truncated, or of another schema.
-
-    Example::
-
-        store = InfluenceStore("run/influence")
-        store.rank("cosine").top_k(100)
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = schema.store_file(path)
         self.folder = self.path.parent
         if not self.path.is_file():
-            self._recover()
-        with reading.opened_store(self.path) as file:
-            reading.check_store(file, self.path)
+            raise StoreError(f"no store at {self.path}: pass the folder given as `dirpath`.")
+        with opened_store(self.path) as file:
+            check_store(file, self.path)
             self.attributes = {k: _decode(v) for k, v in file.attrs.items()}
         if self.attributes["schema_version"] < schema.SCHEMA_VERSION:
             warnings.warn(
@@ -67,14 +66,14 @@ class InfluenceStore:
 
     def __repr__(self) -> str:
         return (
-            f"InfluenceStore({str(self.path)!r}, rows={self.n_rows}, "
+            f"{type(self).__name__}({str(self.path)!r}, rows={self.n_rows}, "
             f"queries={len(self.query_ids)}, windows={len(self.windows)})"
         )
 
     @cached_property
     def n_rows(self) -> int:
         """Number of rows (one per sample and captured step)."""
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             return int(file["rows/step"].shape[0])
 
     @cached_property
@@ -95,7 +94,7 @@ class InfluenceStore:
         Where layers were frozen while the run went on, also ``frozen_layers``: names of those that
         took no part in the window, and are zero in its rows and queries.
         """
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             columns = {name: file["windows"][name][:] for name in schema.WINDOW_COLUMNS}
         table, frozen = _frame(columns), self.attributes.get("frozen_layers")
         if frozen:
@@ -105,7 +104,7 @@ class InfluenceStore:
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Order and shape of the captured layers in the flattened gradient."""
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             group = file["layers"]
             columns = {name: group[name][:] for name in schema.LAYER_COLUMNS}
             return _frame({"name": read_text(group["name"]), **columns})
@@ -121,8 +120,8 @@ class InfluenceStore:
     def column_names(self) -> list[str]:
         """Names that `column` and `blocks` know: those of `records` but the ids; code, sketch,
         update_code and update_sketch."""
-        with reading.opened_store(self.path) as file:
-            return reading.column_names(file["rows"])
+        with opened_store(self.path) as file:
+            return column_names(file["rows"])
 
     def column(self, name: str) -> np.ndarray:
         """[N] one column of `records`, or [N, ...] of the codes or sketches; nothing else is read.
@@ -132,8 +131,8 @@ class InfluenceStore:
         Raises:
             StoreError: the store has no such column.
         """
-        with reading.opened_store(self.path) as file:
-            return reading.read_column(file["rows"], name)
+        with opened_store(self.path) as file:
+            return read_column(file["rows"], name)
 
     def blocks(
         self, names: Sequence[str], block_rows: int
@@ -149,8 +148,8 @@ class InfluenceStore:
         Raises:
             StoreError: the store has no such column.
         """
-        with reading.opened_store(self.path) as file:
-            yield from reading.read_blocks(file["rows"], names, block_rows)
+        with opened_store(self.path) as file:
+            yield from read_blocks(file["rows"], names, block_rows)
 
     def codes(self, rows: slice | None = None, feature: str = schema.GRADIENT) -> np.ndarray:
         """[n, d] float16 L2-normalised codes of all rows, or of a slice of them.
@@ -195,65 +194,9 @@ class InfluenceStore:
 
     def query_texts(self) -> list[dict[str, str]] | None:
         """``{"prompt", "response"}`` of each query, or None where the run had no text."""
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             texts = [json.loads(text) for text in read_text(file["query_text"])]
         return texts if len(texts) == len(self.query_ids) and texts else None
-
-    def gradient_tower(self, version: int) -> GradientTower:
-        """The tower whose last version is ``version``.
-
-        Raises:
-            StoreError: co-training made no such version, or its file is damaged.
-        """
-        from influcoder_lightning.encoder.gradient_tower import load_version
-
-        return load_version(self.folder / "encoder" / "gradient", version)
-
-    def text_tower(self) -> TextTower:
-        """The co-trained text tower.
-
-        Raises:
-            StoreError: the run trained none.
-        """
-        from influcoder_lightning.encoder.text_tower import TextTower
-
-        folder = self.folder / "encoder"
-        if not (folder / "text_head").is_dir():
-            raise StoreError(
-                f"{self.folder} has no text tower. It is co-trained when `co_train=True` and the "
-                "callback can see text: pass `tokenizer=`, or batches with `prompt` and `response`."
-            )
-        return TextTower.load(folder)
-
-    def rank(
-        self,
-        method: str = "cosine",
-        queries: Sequence[Any] | None = None,
-        data: Sequence[dict[str, Any]] | None = None,
-        model: Any = None,
-        **options: Any,
-    ) -> Ranking:
-        """Rank the samples; see `influcoder_lightning.influence.rank`."""
-        from influcoder_lightning.influence.registry import rank
-
-        return rank(self, method, queries, data, model, **options)
-
-    def add_queries(self, model: Any, dataloader: Any, **options: Any) -> list[int | str]:
-        """Value new queries in every window without retraining; see `extract.add_queries`."""
-        from influcoder_lightning.extract import add_queries
-
-        ids = add_queries(self, model, dataloader, **options)
-        for name in ("query_ids", "_queries"):
-            self.__dict__.pop(name, None)
-        return ids
-
-    def _recover(self) -> None:
-        """Merge the segments of a run that was killed; any other missing store is an error."""
-        if self.path.name != schema.FILE_NAME or not run_file(self.folder).is_file():
-            raise StoreError(f"no store at {self.path}: pass the folder given as `dirpath`.")
-        from influcoder_lightning.recovery import recover
-
-        recover(self.folder)
 
     @cached_property
     def _queries(self) -> pd.DataFrame:
@@ -283,14 +226,14 @@ class InfluenceStore:
         return rows
 
     def _table(self, name: str) -> pd.DataFrame:
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             table = file[name]
-            names = [n for n in reading.column_names(table) if n not in reading.WIDE]
-            values = {n: reading.read_column(table, n) for n in names}
+            names = [n for n in column_names(table) if n not in WIDE]
+            values = {n: read_column(table, n) for n in names}
         return _frame({"sample_id": self._ids(name)} | values)
 
     def _ids(self, table: str) -> np.ndarray:
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             group = file[table]
             if "sample_id" not in group:
                 return np.empty(0, dtype=np.int64)
@@ -304,7 +247,7 @@ class InfluenceStore:
     def _feature(
         self, table: str, kind: str, rows: slice | None, feature: str = schema.GRADIENT
     ) -> np.ndarray:
-        with reading.opened_store(self.path) as file:
+        with opened_store(self.path) as file:
             group = file[table].get(f"features/{feature}")
             if group is None:
                 known = ", ".join(file[f"{table}/features"])
@@ -316,13 +259,13 @@ class InfluenceStore:
                 raise StoreError(
                     f"{self.path} keeps no sketches: run again with `keep_sketches=True`."
                 )
-            values = reading.read_values(group[kind], slice(None) if rows is None else rows)
+            values = read_values(group[kind], slice(None) if rows is None else rows)
             return unit_codes(values) if kind == "code" else values
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The root attributes of a store file; errors as of `InfluenceStore`."""
-    return InfluenceStore(path).attributes
+    """The root attributes of a store file; errors as of `StoreFile`."""
+    return StoreFile(path).attributes
 
 
 def _frame(columns: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.adapters import adapter_description, save_adapter
-from influcoder_lightning.capture.batches import BatchReader, ReadBatch, TokenBatch
-from influcoder_lightning.capture.forward import BatchLoss, SampleLosses
+from influcoder_lightning.capture.batches import TokenBatch
+from influcoder_lightning.capture.forward import SampleLosses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import (
     LoraLinear,
@@ -38,86 +38,21 @@ from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.trained import TrainedLayers
 from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.encoder.cotraining import CoTraining
-from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
-from influcoder_lightning.errors import CaptureError, ConfigError, DataError
+from influcoder_lightning.encoder.gradient_tower import TOWERS, GradientTower, RandomProjection
+from influcoder_lightning.errors import CaptureError, DataError
 from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.projection import Projector, build_projector, check_projector
-from influcoder_lightning.recorder import Recorder
-from influcoder_lightning.recovery import TOWERS, finish, finish_early
-from influcoder_lightning.resume import refuse_pointer, restore, rewind, save, tidy
-from influcoder_lightning.run_cost import run_cost
-from influcoder_lightning.store.codes import CODE_DTYPES
+from influcoder_lightning.projection import Projector, build_projector
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
+from influcoder_lightning.valuation.finish import finish, finish_early
+from influcoder_lightning.valuation.options import Options
+from influcoder_lightning.valuation.recorder import Recorder
+from influcoder_lightning.valuation.resume import refuse_pointer, restore, rewind, save, tidy
+from influcoder_lightning.valuation.run_cost import run_cost
 
 BUFFER_BYTES = 256 * 2**20  # sketches in memory: rows that wait, and rows the towers learn from
 END = "final"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `InfluenceCallback` and `extract_features` have in common; see the callback."""
-
-    tokenizer: Any = None
-    sample_id_key: str = "sample_id"
-    labels_key: str | int = "labels"
-    labels_shifted: bool = False
-    read_batch: ReadBatch | None = None
-    batch_loss: BatchLoss | None = None
-    sanity_samples: int = 2
-    projector: str = "countsketch"
-    sketch_dim: int = 8192
-    code_dim: int = 512
-    code_dtype: str = "float16"
-    text_encoder: Any = None
-    co_train: bool = True
-    keep_sketches: bool = False
-    optimizer_features: bool = False
-    overwrite: bool = False
-    seed: int = 0
-    segment_rows: int = 2048
-    segment_seconds: float = 60.0
-    keep_states: int = 3
-    allow_compiled: bool = False
-
-    def __post_init__(self) -> None:
-        check_projector(self.projector)
-        for name in ("sketch_dim", "code_dim"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` must be a positive integer, got {value!r}.")
-        if self.code_dtype not in CODE_DTYPES:
-            raise ConfigError(
-                f"`code_dtype` must be {' or '.join(CODE_DTYPES)}, got {self.code_dtype!r:.60}."
-            )
-        for name in ("segment_rows", "segment_seconds", "keep_states"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
-        if not isinstance(self.sanity_samples, int) or self.sanity_samples < 0:
-            raise ConfigError(
-                f"`sanity_samples` must be an integer, 0 or more, got {self.sanity_samples!r}."
-            )
-        for name in ("read_batch", "batch_loss"):
-            if not (getattr(self, name) is None or callable(getattr(self, name))):
-                raise ConfigError(f"`{name}` must be callable, got {getattr(self, name)!r:.60}.")
-
-    @property
-    def reader(self) -> BatchReader:
-        """How batches are read."""
-        return BatchReader(
-            self.sample_id_key, self.labels_key, self.labels_shifted, self.read_batch
-        )
-
-    def recorded(self) -> dict[str, Any]:
-        """The options as plain values, for the store."""
-        plain = (str, int, float, bool, type(None))
-        return {
-            name: value
-            if isinstance(value, plain)
-            else getattr(value, "__qualname__", type(value).__name__)
-            for name, value in vars(self).items()
-        }
 
 
 class Valuation:

@@ -12,7 +12,7 @@ import numpy as np
 
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.store import schema
-from influcoder_lightning.store.layout import check_layout
+from influcoder_lightning.store.soundness import check_layout
 
 _FEATURE_PLACES = {
     "code": schema.feature("code"),

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.valuation import Valuation
+from influcoder_lightning.valuation.valuation import Valuation
 
 
 class FailurePolicy(Callback):

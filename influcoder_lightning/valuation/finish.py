@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version, version_file
-from influcoder_lightning.recorder import encoded_block
+from influcoder_lightning.encoder.gradient_tower import (
+    TOWERS,
+    GradientTower,
+    load_version,
+    version_file,
+)
 from influcoder_lightning.store.folder import RunFolder, read_description
 from influcoder_lightning.store.manifest import Manifest
 from influcoder_lightning.store.merge import (
@@ -22,9 +26,9 @@ from influcoder_lightning.store.merge import (
 )
 from influcoder_lightning.store.schema import FILE_NAME, GRADIENT
 from influcoder_lightning.store.segments import FeatureBlock
+from influcoder_lightning.valuation.recorder import encoded_block
 
 FIT_ROWS = 512
-TOWERS = "encoder/gradient"
 
 
 def finish(

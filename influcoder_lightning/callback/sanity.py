@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from influcoder_lightning.callback.scaling import loss_scale
 from influcoder_lightning.capture.diagnosis import Evidence, closeness, differences
 from influcoder_lightning.capture.forward import dropped_inputs
 from influcoder_lightning.capture.layers import compiled_parts
@@ -30,8 +31,7 @@ from influcoder_lightning.capture.self_check import (
 from influcoder_lightning.capture.untouched import untouched
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.training.scaling import loss_scale
-from influcoder_lightning.valuation import Valuation
+from influcoder_lightning.valuation.valuation import Valuation
 
 _TRIES = 20  # batches whose gradients an AMP scale may overflow before one can be compared
 _EXCUSE = (

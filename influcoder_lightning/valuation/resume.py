@@ -21,7 +21,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
-from influcoder_lightning.recorder import Recorder
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import (
     BASE,
@@ -32,8 +31,9 @@ from influcoder_lightning.store.folder import (
     run_file,
 )
 from influcoder_lightning.store.merge import manifests
-from influcoder_lightning.store.reader import read_attributes
 from influcoder_lightning.store.state import read_state, write_state
+from influcoder_lightning.store.store_file import read_attributes
+from influcoder_lightning.valuation.recorder import Recorder
 
 _MAY_CHANGE = {
     "allow_compiled",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from influcoder_lightning.valuation import Valuation
+from influcoder_lightning.valuation.valuation import Valuation
 
 
 def logs_now(trainer: Trainer) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 
 from influcoder_lightning.capture.rows import RowBatch
-from influcoder_lightning.recorder import Recorder
+from influcoder_lightning.valuation.recorder import Recorder
 
 SKIPPED = "in a step that the GradScaler skipped, so that the weights did not move"
 

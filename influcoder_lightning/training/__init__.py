@@ -1,1 +1,0 @@
-"""Parts of the callback: what it does about trouble, checkpoints, learning rates and warnings."""
