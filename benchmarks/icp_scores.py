@@ -20,7 +20,7 @@ from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.methods.icp import icp_ranking
 from influcoder_lightning.influence.probing.prober import InContextProber
-from influcoder_lightning.recipes.settings import plain
+from influcoder_lightning.run.settings import plain
 
 log = logging.getLogger(__name__)
 KINDS = ("in domain", "out of domain")

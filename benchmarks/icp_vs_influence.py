@@ -31,8 +31,8 @@ from influcoder_lightning import Ranking, select
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.influence.agreement import agreement, pair
 from influcoder_lightning.recipes.compare import run_arms
-from influcoder_lightning.recipes.progress import quiet
 from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.run.progress import quiet
 
 TASKS, SEEDS = real_chain.TASKS, real_chain.SEEDS
 SELECTING = ("icp", "inner product", "codes", "text tower")

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from influcoder_lightning.data import load_rows, write_jsonl
-from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.quickstart import make_data, make_model
+from influcoder_lightning.run.materials import Materials
 
 TEMPLATE = "<s>### Instruction:\n{prompt}\n### Response:\n{response}</s>"
 SOURCES = {"bbh": 40, "gsm8k": 13, "alpaca_gpt4": 13}  # file -> queries

@@ -29,9 +29,9 @@ from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import run_arms
 from influcoder_lightning.recipes.loop import run_rounds
-from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.valuate import rank, value
 from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.selection.diversity import MAX_SIMILARITY, SampleCodes, count_near_copies
 
 N_TASK, N_OTHER, N_QUERY, N_EVAL = 40, 72, 30, 30  # rows; N_OTHER from each of three sources

@@ -43,9 +43,9 @@ from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import joined_text
-from influcoder_lightning.recipes.progress import quiet
 from influcoder_lightning.recipes.valuate import value
 from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.run.progress import quiet
 
 Row = sets.Row
 Scores = NDArray[Any]

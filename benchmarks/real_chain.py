@@ -26,9 +26,9 @@ from omegaconf import OmegaConf
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import arms_of, run_arms
-from influcoder_lightning.recipes.materials import Materials
 from influcoder_lightning.recipes.valuate import value as value_pool
 from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.run.materials import Materials
 
 TASKS = ("bbh/hyperbaton", "bbh/temporal_sequences", "bbh/multistep_arithmetic_two")
 TEMPLATE = "<s>### Instruction:\n{prompt}\n### Response:\n{response}</s>"

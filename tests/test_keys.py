@@ -7,8 +7,8 @@ import shlex
 import pytest
 from hydra._internal.utils import get_args_parser
 
+from influcoder_lightning.cli.keys import _ALIASES, _MAIN_KEYS, all_keys, refuse_unknown_arguments
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.keys import _ALIASES, _MAIN_KEYS, all_keys, refuse_unknown_arguments
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from influcoder_lightning import keys
-from influcoder_lightning.cli import main
+from influcoder_lightning.cli import keys, main
 from influcoder_lightning.data import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes import valuate
-from influcoder_lightning.recipes.progress import ShowSteps
+from influcoder_lightning.run.progress import ShowSteps
 
 SMALL = ("train.steps=3", "train.max_length=64", "influence.sketch_dim=64", "influence.code_dim=8")
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influcoder_lightning import Ranking
+from influcoder_lightning.cli.exit import stop_with
 from influcoder_lightning.data.rows import complete_ids
-from influcoder_lightning.ending import stop_with
 from influcoder_lightning.errors import DataError, RankingError, StoreError
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.score_files import load_scores

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from influcoder_lightning.cli import RECIPES
+from influcoder_lightning.run.config import RECIPES
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

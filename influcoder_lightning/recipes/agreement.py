@@ -11,15 +11,20 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.agreement import Pair, agreement, pair
 from influcoder_lightning.influence.score_files import load_scores
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.run_folder import require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report import Chart, Number, Numbers, Section, Table, Text
 from influcoder_lightning.report.findings.two_rankings import agreement_figure
 from influcoder_lightning.report.press.blocks import Block
+from influcoder_lightning.run.outputs import FIGURES, read_json
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+OUTPUTS = (Output("agreement.json", FIGURES, facts=lambda path: _facts(read_json(path))),)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -33,7 +38,7 @@ def run(cfg: Settings, folder: Path) -> None:
         part.write_text(json.dumps(result, indent=1) + "\n")
     names = [_name(paths) for paths in files]
     save_config(cfg, folder)
-    page.write(folder, _sections(result, scores, names))
+    page.write(folder, _sections(result, scores, names), OUTPUTS)
     log.info(
         "%d samples: Spearman %s, Kendall %s; top %s in common: %s",
         result["n"],
@@ -117,3 +122,13 @@ def _sections(result: dict[str, Any], scores: Pair, names: list[str]) -> list[Se
 
 def _short(value: float | None) -> str:
     return "undefined (a side is constant)" if value is None else f"{value:.3f}"
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    facts = {"samples": f"{found['n']:,}"}
+    for name in ("spearman", "kendall"):
+        facts[name] = "undefined" if found[name] is None else f"{found[name]:.3f}"
+    return facts | {f"top {k} in common": f"{share:.0%}" for k, share in found["overlap"].items()}
+
+
+RECIPE = Recipe(run, OUTPUTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,26 @@ from influcoder_lightning import Ranking, select
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
-from influcoder_lightning.recipes.loggers import run_loggers
-from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
-from influcoder_lightning.recipes.run_folder import require, source_folder
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.select import ranking_of
-from influcoder_lightning.recipes.settings import Settings
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.recipes.pages import common as page
+from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
+from influcoder_lightning.recipes.select import adopt_pool, ranking_of
 from influcoder_lightning.report import summarise_arms, write_comparison
 from influcoder_lightning.report.loggers import log_comparison
+from influcoder_lightning.run.loggers import run_loggers
+from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED
+from influcoder_lightning.run.progress import ShowSteps
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.run_folder import require, source_folder
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
+
+
+OUTPUTS = (*COMPARISON, RANKED, CHOSEN)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -43,6 +48,7 @@ def run(cfg: Settings, folder: Path) -> float:
             page.comparison_section(comparison),
             page.ranking_section(ranking, materials.pool, ranking.top_k(int(cfg.select.k))),
         ],
+        OUTPUTS,
     )
     return float(comparison["arms"]["top_k"]["mean"])
 
@@ -158,3 +164,17 @@ def run_arms(
                 log.info("  %-8s held-out loss %.4f", arm, sum(measured) / len(measured))
         done.result = f"{len(runs)} runs of {steps:,} steps"
     return losses
+
+
+def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
+    adopt_pool(cfg, source, given)
+    adopt_steps(cfg, given)
+
+
+RECIPE = Recipe(
+    run,
+    OUTPUTS,
+    next_command=page.try_another_method,
+    takes_over=("rank", "select"),
+    adopt=_adopt,
+)

@@ -27,9 +27,9 @@ from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.projection import build_projector
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,20 @@ from typing import Any
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole
 from influcoder_lightning.recipes.fidelity_part import run_part
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.fidelity import (
     cascade_figure,
     curve_figure,
     fidelity_table,
     quality_figure,
 )
-from influcoder_lightning.recipes.run_folder import require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import Chart, Section, Text
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import AS_TABLE, FIGURES, read_json
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.studies.fidelity.splits import PARTS
 from influcoder_lightning.studies.fidelity.table import merge_parts
@@ -33,6 +35,13 @@ log = logging.getLogger(__name__)
 STATES = ("fresh", "warm")
 _COLUMNS = ("name", "kind", "adapter", "per_query", "aggregated", "ms_per_sample",
             "bytes_per_sample", "n_fit", "seeds")  # fmt: skip
+
+
+OUTPUTS = (
+    Output("fidelity.json", FIGURES, facts=lambda path: _facts(read_json(path)["rows"])),
+    Output("fidelity.csv", AS_TABLE),
+    Output("parts", "the figures of each seed and state"),
+)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -67,7 +76,7 @@ def run(cfg: Settings, folder: Path) -> float:
         unfinished.write_text(json.dumps(result | {"versions": library_versions()}, indent=1))
     _write_csv(merged["rows"], folder / "fidelity.csv")
     save_config(cfg, folder, pool=materials.pool.fingerprint())
-    page.write(folder, _sections(merged, materials))
+    page.write(folder, _sections(merged, materials), OUTPUTS)
     state = cfg.fidelity.states[-1]
     rho = next(
         row["per_query"]
@@ -195,3 +204,15 @@ def _sections(merged: dict[str, Any], materials: Materials) -> list[Section]:
         )
         sections.append(Section("Fresh against warm", [Text(text)]))
     return sections
+
+
+def _facts(rows: list[dict[str, Any]]) -> Facts:
+    facts = {"agreement": "with exact gradients per query (Spearman), CPU ms per sample"}
+    cheap = [row for row in rows if row["kind"] != "exact"]
+    for row in sorted(cheap, key=lambda row: -row["per_query"])[:5]:
+        name = f"  {row['name']}, {row['adapter']}"
+        facts[name] = f"{row['per_query']:.3f}  {row['ms_per_sample']:.1f} ms"
+    return facts
+
+
+RECIPE = Recipe(run, OUTPUTS, goes_on=True)

@@ -18,10 +18,10 @@ from influcoder_lightning.data.rows import Row
 from influcoder_lightning.encoder.distillation import DistillationSettings
 from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.finetune.training import steps_of_epochs, train
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.settings import plain
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.progress import ShowSteps
+from influcoder_lightning.run.settings import plain
+from influcoder_lightning.run.stages import stage
 from influcoder_lightning.studies.fidelity import (
     cascades,
     forward_methods,

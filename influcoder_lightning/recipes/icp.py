@@ -22,16 +22,25 @@ from influcoder_lightning.influence.methods.icp import check_score, icp_ranking
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.run_folder import RANKING, require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report import Section, Text
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import FIGURES, RANKED
+from influcoder_lightning.run.recipe import Output, Recipe
+from influcoder_lightning.run.run_folder import RANKING, require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
 BLOCK = 16  # demonstrations per file; what an interruption can cost
+
+
+OUTPUTS = (
+    RANKED,
+    Output("icp.json", FIGURES),
+    Output("icp.npz", "log-likelihoods of every query after every sample"),
+)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -87,7 +96,7 @@ def run(cfg: Settings, folder: Path) -> None:
     with durable_path(folder / "icp.json") as part:
         part.write_text(json.dumps(summary, indent=1) + "\n")
     save_config(cfg, folder, pool=pool.fingerprint())
-    page.write(folder, _sections(materials, ranking, summary))
+    page.write(folder, _sections(materials, ranking, summary), OUTPUTS)
     log.info("ranked %s samples by icp: %s", f"{len(ranking):,}", folder / RANKING)
 
 
@@ -188,3 +197,6 @@ def _sections(materials: Materials, ranking: Ranking, summary: dict[str, Any]) -
         ),
         page.ranking_section(ranking, materials.pool),
     ]
+
+
+RECIPE = Recipe(run, OUTPUTS, next_command=page.choose_some, goes_on=True)

@@ -20,15 +20,17 @@ from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.registry import available_methods, get_method
 from influcoder_lightning.recipes import lds_removal, valuate
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.lds import lds_headline, lds_sections
-from influcoder_lightning.recipes.run_folder import locate, require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report import Text
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import AS_TABLE, FIGURES, MODELS, read_json
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import locate, require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.stages import stage
 from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.studies.retraining.lds import (
     agreement_interval,
@@ -43,6 +45,13 @@ from influcoder_lightning.studies.retraining.truth import Truth
 from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
+
+
+OUTPUTS = (
+    Output("lds.json", FIGURES, facts=lambda path: _facts(read_json(path))),
+    Output("lds.csv", AS_TABLE),
+    MODELS,
+)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -233,4 +242,19 @@ def _write(result: dict[str, Any], cfg: Settings, folder: Path, materials: Mater
         [*lds_headline(result), Text(intro, terms=["LDS"])],
         ranked=False,
     )
-    page.write(folder, [head, *lds_sections(result)])
+    page.write(folder, [head, *lds_sections(result)], OUTPUTS)
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    facts = {"LDS": "rank correlation with retraining, 95 % interval"}
+    for row in sorted(found["rows"], key=lambda row: -row["lds"]):
+        facts[f"  {row['name']}"] = "{:.3f}  [{:.3f}, {:.3f}]".format(row["lds"], *row["ci95"])
+    return facts | {"two seeds agree": f"{found['seed_agreement']:.3f}"}
+
+
+def _use_the_best(folder: Path) -> str:
+    best = max(read_json(folder / "lds.json")["rows"], key=lambda row: row["lds"])
+    return f"{page.OWN_DATA} rank.method={best['name']}"
+
+
+RECIPE = Recipe(run, OUTPUTS, next_command=_use_the_best, goes_on=True)

@@ -21,19 +21,38 @@ from influcoder_lightning.recipes.loop_round import (
     held_out_queries,
     subset,
 )
-from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.loop import loop_chart, loop_sections, verdict, write_loop
-from influcoder_lightning.recipes.parts import read_part, write_part
 from influcoder_lightning.recipes.retrain import retrain_steps
-from influcoder_lightning.recipes.run_folder import SELECTED, require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
 from influcoder_lightning.report import headline_of, summarise_arms
+from influcoder_lightning.run.finished_parts import read_part, write_part
+from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.outputs import (
+    ADAPTER,
+    AS_TABLE,
+    CHOSEN,
+    FIGURES,
+    MODELS,
+    arm_facts,
+    read_json,
+)
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import SELECTED, require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
 
 log = logging.getLogger(__name__)
 # What decides when to stop, and what is compared, may change without doing a round again.
 _RULE = ("rounds", "min_gain", "patience")
+
+
+OUTPUTS = (
+    Output("loop.json", FIGURES, facts=lambda path: _facts(read_json(path))),
+    Output("loop.csv", AS_TABLE),
+    CHOSEN,
+    ADAPTER,
+    MODELS,
+)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -67,7 +86,9 @@ def run(cfg: Settings, folder: Path) -> float:
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     blocks = [*headline_of(result, "loop"), loop_chart(result)]
     opening = page.opening("A loop of valuing, choosing and retraining", materials, blocks)
-    page.write(folder, [opening, *loop_sections(result, plain(cfg.loop))])
+    content = "what the round valued, ranked and kept"
+    folders = [Output(path.name, content) for path in sorted(folder.glob("round_*"))]
+    page.write(folder, [opening, *loop_sections(result, plain(cfg.loop))], [*OUTPUTS, *folders])
     return float(result["arms"]["loop"]["mean"])
 
 
@@ -253,3 +274,13 @@ def settings_of(materials: Materials) -> dict[str, Any]:
         "pool": materials.pool.fingerprint(),
         "query": materials.query.fingerprint(),
     }
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    best = found["rounds"][found["best_round"]]
+    rounds = f"best is round {found['best_round']} of {len(found['rounds']) - 1}"
+    facts = {"loop": f"{rounds}, {best['n_kept']:,} samples kept; {found['stopped']}"}
+    return facts | arm_facts(found)
+
+
+RECIPE = Recipe(run, OUTPUTS, next_command=page.train_on_it, takes_over=("rank",), goes_on=True)

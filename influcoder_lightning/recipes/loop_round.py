@@ -20,14 +20,14 @@ from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.recipes import valuate
-from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.parts import read_part, write_part
-from influcoder_lightning.recipes.progress import ShowSteps
 from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.run.finished_parts import read_part, write_part
+from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.progress import ShowSteps
+from influcoder_lightning.run.run_folder import RANKING, SELECTED
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.stages import stage
 from influcoder_lightning.selection.diversity import SampleCodes
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.method import OF_VALUED, Method
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.run.settings import Settings
 
 
 def check_for_valuation(cfg: Settings, n_queries: int) -> None:

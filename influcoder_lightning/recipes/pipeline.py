@@ -9,12 +9,16 @@ from typing import Any
 from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.compare import check, compare
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.recipes.saved_config import save_config
 from influcoder_lightning.recipes.select import choose
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
+
+OUTPUTS = (*COMPARISON, RANKED, CHOSEN, ADAPTER, VALUED)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -30,6 +34,7 @@ def run(cfg: Settings, folder: Path) -> float:
             page.ranking_section(found.ranking, materials.pool, found.chosen),
             *valuation_sections(materials, found.store, found.ranking, folder),
         ],
+        OUTPUTS,
         go_on=True,
     )
     return float(found.comparison["arms"]["top_k"]["mean"])
@@ -54,3 +59,13 @@ def steps(materials: Materials, folder: Path) -> Found:
     chosen = choose(materials, ranking, folder, folder)
     comparison = compare(materials, ranking, folder, adapter=folder / "adapter")
     return Found(store, ranking, chosen, comparison)
+
+
+RECIPE = Recipe(
+    run,
+    OUTPUTS,
+    next_command=page.try_another_method,
+    takes_over=("rank", "select"),
+    after_interruption=valuate.go_on_from_checkpoint,
+    reuse=valuate.REUSE,
+)

@@ -26,17 +26,35 @@ from influcoder_lightning.data import (
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.recipes import pipeline, valuate
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.recipes.run_folder import require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings
-from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import Section, Table, Text
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED, read_json
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
 _VOCABULARY = 512
+
+
+OUTPUTS = (
+    *COMPARISON,
+    RANKED,
+    CHOSEN,
+    Output(
+        "planted.json",
+        "how the planted rows were ranked",
+        facts=lambda path: _facts(read_json(path)),
+    ),
+    ADAPTER,
+    VALUED,
+    Output("data", "the built-in rows of this run"),
+    Output("model", "the tiny model that was fine-tuned, and its tokenizer"),
+)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -93,6 +111,7 @@ def _run(cfg: Settings, folder: Path) -> float:
             page.ranking_section(ranking, materials.pool, result.chosen, _corrupted(ranking, data)),
             *valuation_sections(materials, result.store, ranking, folder),
         ],
+        OUTPUTS,
         go_on=True,
     )
     return float(comparison["arms"]["top_k"]["mean"])
@@ -259,3 +278,13 @@ def _planted_section(found: dict[str, Any], skill: str) -> Section:
             Table(["kind of row", "mean percentile (0 = best)"], rows),
         ],
     )
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    return {
+        "planted rows": f"{found['skill_share_top_k']:.0%} of the top {found['k']} are of the "
+        f"queries' skill (chance: {found['skill_share_chance']:.0%})"
+    }
+
+
+RECIPE = Recipe(run, OUTPUTS, next_command=lambda folder: page.OWN_DATA, reuse=valuate.REUSE)

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.finetune.training import evaluate
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.progress import ShowSteps
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report import Number, Numbers, Text
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.outputs import ADAPTER, read_json
+from influcoder_lightning.run.progress import ShowSteps
+from influcoder_lightning.run.recipe import Facts, Output, Recipe
+from influcoder_lightning.run.run_folder import RANKING, SELECTED, locate, shown_path
+from influcoder_lightning.run.saved_config import CONFIG, load_config, save_config
+from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
+
+
+OUTPUTS = (
+    Output(
+        "metrics.json",
+        "held-out loss before and after the training",
+        facts=lambda path: _facts(read_json(path)),
+    ),
+    ADAPTER,
+)
 
 
 def run(cfg: Settings, folder: Path) -> float | None:
@@ -56,6 +72,7 @@ def run(cfg: Settings, folder: Path) -> float | None:
     page.write(
         folder,
         [page.opening("Trained on chosen samples", materials, _outcome(metrics), ranked=False)],
+        OUTPUTS,
     )
     return after
 
@@ -101,3 +118,54 @@ def retraining_of(materials: Materials, base: Any) -> Retraining:
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
     return Retraining(base, plain(materials.cfg.lora), options)
+
+
+def adopt_steps(cfg: Settings, given: Collection[str]) -> None:
+    """Say where steps that are given have no effect beside those of the earlier run."""
+    if "retrain.steps" in given or cfg.retrain.steps is None or "train.steps" not in given:
+        return
+    log.warning(
+        "train.steps has no effect here: retrain.steps=%s of the earlier run holds; set that",
+        cfg.retrain.steps,
+    )
+
+
+def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
+    if "data.pool" not in given:
+        cfg.data.pool = str(locate(source, SELECTED).absolute())
+    adopt_steps(cfg, given)
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    before, after = found["eval_loss"]["before"], found["eval_loss"]["after"]
+    facts = {"trained on": f"{found['n_samples']:,} samples, {found['steps']:,} steps"}
+    if after is not None:
+        facts["held-out loss"] = f"{before:.4f} before, {after:.4f} after (nats per response token)"
+    return facts
+
+
+def _comparison_of_choice(folder: Path) -> str | None:
+    """Was the choice better than chance? None where nothing was ranked."""
+    if not (folder / CONFIG).is_file():
+        return None
+    cfg = load_config(folder)
+    if cfg["from"] is None:
+        return None
+    source = Path(cfg["from"])
+    try:
+        locate(source, RANKING)
+    except ConfigError:  # a loop ranks in its rounds; a choice of one's own has no ranking
+        return None
+    earlier = load_config(source)
+    command = f"influcoder recipe=compare from={shlex.quote(shown_path(source))}"
+    if earlier.select.k is None:
+        command += f" select.k={read_json(folder / 'metrics.json')['n_samples']}"
+    if earlier.data.eval is None:
+        given = cfg.data.eval
+        command += f" data.eval={shlex.quote(shown_path(Path(given))) if given else 'eval.jsonl'}"
+    return command
+
+
+RECIPE = Recipe(
+    run, OUTPUTS, next_command=_comparison_of_choice, takes_over=("select",), adopt=_adopt
+)

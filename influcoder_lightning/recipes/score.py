@@ -16,13 +16,15 @@ from influcoder_lightning.finetune.models import device, load_model
 from influcoder_lightning.influence.part import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.recipes import score_text
-from influcoder_lightning.recipes.config_kinds import defaults
-from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.run_folder import RANKING, STORE, locate, source_folder
-from influcoder_lightning.recipes.saved_config import load_config, save_config
-from influcoder_lightning.recipes.settings import Settings, plain
+from influcoder_lightning.recipes.pages import common as page
+from influcoder_lightning.recipes.score_text import OUTPUTS
+from influcoder_lightning.run.config_values import defaults
+from influcoder_lightning.run.materials import Materials, fit_to_pool
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.run_folder import RANKING, STORE, locate, source_folder
+from influcoder_lightning.run.saved_config import load_config, save_config
+from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
@@ -98,6 +100,7 @@ def _write(
             page.opening(title, materials, page.ranked(ranking, materials)),
             page.ranking_section(ranking, pool),
         ],
+        OUTPUTS,
     )
     n = f"{len(ranking):,}"
     log.info("ranked %s samples by %s: %s", n, cfg.rank.method, folder / RANKING)
@@ -147,3 +150,12 @@ def _earlier(valued: Settings) -> str:
     except RankingError:  # of a package that is not installed any more
         needs = None
     return method if needs is not None and needs >= _EARLIER else str(defaults().rank.method)
+
+
+RECIPE = Recipe(
+    run,
+    OUTPUTS,
+    next_command=page.choose_some,
+    after_interruption=lambda cfg, again: f"Go on where it stopped: {again} resume=true",
+    reuse="To choose others by the scores in it: resume=true.",
+)

@@ -14,12 +14,15 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
-from influcoder_lightning.recipes.pages import score as score_page
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, require
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.recipes.pages import common as page
+from influcoder_lightning.recipes.pages.score import Cost, score_sections
 from influcoder_lightning.report import plot_ranking
+from influcoder_lightning.run.outputs import CHOSEN, RANKED, VALUED
+from influcoder_lightning.run.recipe import Output
+from influcoder_lightning.run.run_folder import RANKING, SELECTED, require
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.stages import stage
 from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 from influcoder_lightning.scoring.run import Scoring
@@ -44,6 +47,15 @@ def survey(cfg: Settings) -> Survey:
         found = Survey.of(path, overlap, done)
         done.result = f"{found.n_rows:,} rows"
     return found
+
+
+OUTPUTS = (
+    RANKED,
+    CHOSEN,
+    Output("confidence.csv", "how sure the text tower is of each score", "confidence"),
+    Output("scores", "the scores as they were computed, in sealed parts"),
+    VALUED,
+)
 
 
 class TextScores:
@@ -101,7 +113,7 @@ class TextScores:
         with stage("scoring", left, "rows") as done:
             scoring.run(cfg.score.processes, lambda sealed: done(sealed - before))
             done.result = f"{left:,} rows"
-        cost = score_page.Cost(left, done.seconds, cfg.score.processes)
+        cost = Cost(left, done.seconds, cfg.score.processes)
         with stage("ranking"):
             scored = ScoredPool(cfg.data.pool, parts.read(), len(ids))
             ranking = scored.ranking
@@ -111,7 +123,8 @@ class TextScores:
             plot_ranking(ranking, self.folder / "ranking.png", tasks)
         chosen = self._select(scored)
         save_config(cfg, self.folder, pool=pool.fingerprint)
-        score_page.write(cfg, self.folder, scored, tasks, chosen, cost)
+        sections = score_sections(cfg, self.folder, scored, tasks, chosen, cost)
+        page.write(self.folder, sections, OUTPUTS)
         log.info("ranked %s samples by encoder: %s", f"{len(ranking):,}", self.folder / RANKING)
 
     def _select(self, scored: ScoredPool) -> list[Sample]:

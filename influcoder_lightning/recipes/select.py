@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from influcoder_lightning import select as choose_ids
 from influcoder_lightning.data import write_jsonl
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.recipes import valuate
-from influcoder_lightning.recipes.materials import Materials, Split, fit_to_pool
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.run_folder import (
+from influcoder_lightning.recipes.pages import common as page
+from influcoder_lightning.report import Number, Numbers
+from influcoder_lightning.run.materials import Materials, Split, fit_to_pool
+from influcoder_lightning.run.outputs import CHOSEN, RANKED
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.run_folder import (
     RANKING,
     SELECTED,
     STORE,
@@ -24,13 +27,15 @@ from influcoder_lightning.recipes.run_folder import (
     ranked_by,
     source_folder,
 )
-from influcoder_lightning.recipes.saved_config import load_config, save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.report import Number, Numbers
+from influcoder_lightning.run.saved_config import load_config, save_config
+from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.selection.diversity import SampleCodes
 from influcoder_lightning.selection.selection import select_rows
 
 log = logging.getLogger(__name__)
+
+
+OUTPUTS = (RANKED, CHOSEN)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -46,6 +51,7 @@ def run(cfg: Settings, folder: Path) -> None:
             page.opening("Chosen samples", materials, [_chosen(ids, ranking, materials)]),
             page.ranking_section(ranking, materials.pool, ids),
         ],
+        OUTPUTS,
     )
 
 
@@ -124,3 +130,21 @@ def _groups(pool: Split) -> dict[Any, Any]:
             "select.strategy=per_group needs a field `group` (or `task`) in the rows of the pool."
         )
     return groups
+
+
+def adopt_pool(cfg: Settings, source: Path, given: Collection[str]) -> None:
+    """The pool is the one that was ranked.
+
+    A run that was trained on a choice had that as its pool; the ranking is of a larger.
+    """
+    if "data.pool" not in given:
+        cfg.data.pool = load_config(ranked_by(source).parent).data.pool
+
+
+RECIPE = Recipe(
+    run,
+    OUTPUTS,
+    next_command=page.train_on_it,
+    takes_over=("rank", "select"),
+    adopt=adopt_pool,
+)

@@ -19,9 +19,9 @@ from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.data import collate_samples
 from influcoder_lightning.finetune.models import device, load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.progress import quiet
-from influcoder_lightning.recipes.settings import Settings, plain
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.progress import quiet
+from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.studies.retraining.retraining import Job, Trainer
 
 

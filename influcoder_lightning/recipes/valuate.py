@@ -6,6 +6,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from influcoder_lightning import InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.finetune.models import (
@@ -17,23 +19,28 @@ from influcoder_lightning.finetune.models import (
 )
 from influcoder_lightning.finetune.training import Checkpoints, train
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.recipes.loggers import run_loggers
-from influcoder_lightning.recipes.materials import Materials, fit_to_pool
 from influcoder_lightning.recipes.method_checks import check_for_valuation
-from influcoder_lightning.recipes.pages import page
+from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.recipes.progress import ShowSteps, Watched
-from influcoder_lightning.recipes.resumed import RecipeValuation, depends_on
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, require
-from influcoder_lightning.recipes.saved_config import begin_config, save_config
-from influcoder_lightning.recipes.settings import Settings, plain
-from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report.loggers import log_ranking
+from influcoder_lightning.run.loggers import run_loggers
+from influcoder_lightning.run.materials import Materials, fit_to_pool
+from influcoder_lightning.run.outputs import RANKED, VALUED
+from influcoder_lightning.run.progress import ShowSteps, Watched
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.resumed import RecipeValuation, depends_on
+from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE, require
+from influcoder_lightning.run.saved_config import begin_config, save_config
+from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.stages import stage
 from influcoder_lightning.store.folder import refuse_existing
 from influcoder_lightning.valuation.resume import forget_states, refuse_changes
 
 log = logging.getLogger(__name__)
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
+
+
+OUTPUTS = (RANKED, VALUED)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -49,6 +56,7 @@ def run(cfg: Settings, folder: Path) -> None:
             page.ranking_section(ranking, materials.pool),
             *valuation_sections(materials, store, ranking, folder),
         ],
+        OUTPUTS,
         go_on=True,
     )
 
@@ -209,3 +217,26 @@ def _extract(materials: Materials, where: Path) -> InfluenceStore:
         )
         done.result = _outcome(store)
     return store
+
+
+def go_on_from_checkpoint(cfg: DictConfig, again: str) -> str:
+    """After an interruption: from the last checkpoint, where the run saved any."""
+    if cfg.mode != "training":
+        return f"Start anew: {again}"
+    if cfg.train.checkpoint_every_n_steps is not None:
+        return f"Go on from the last checkpoint: {again} resume=true"
+    return (
+        f"Start anew: {again} influence.overwrite=true (with train.checkpoint_every_n_steps=... a "
+        "run can go on where it was interrupted)"
+    )
+
+
+REUSE = "To value anew in its place: influence.overwrite=true."
+RECIPE = Recipe(
+    run,
+    OUTPUTS,
+    next_command=page.choose_some,
+    takes_over=("rank",),
+    after_interruption=go_on_from_checkpoint,
+    reuse=REUSE,
+)

@@ -16,14 +16,18 @@ from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.exactness import prove
-from influcoder_lightning.recipes.run_folder import RANKING, SELECTED, STORE, source_folder
-from influcoder_lightning.recipes.saved_config import save_config
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.run.recipe import Output, Recipe
+from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE, source_folder
+from influcoder_lightning.run.saved_config import save_config
+from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import SEGMENTS
 from influcoder_lightning.store.integrity import read_segments, read_store
 
 log = logging.getLogger(__name__)
+
+
+OUTPUTS = (Output("verify.json", "what was checked, and how"),)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -90,3 +94,6 @@ def _towers(folder: Path) -> str:
     if head.is_dir():
         TextHead.load(head)
     return f"{len(versions) + head.is_dir()} towers, loaded (they have no checksums)"
+
+
+RECIPE = Recipe(run, OUTPUTS)

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from influcoder_lightning.recipes.closing import next_command, outcome, print_closing
+from influcoder_lightning.cli.summary import outcome, print_summary
+from influcoder_lightning.recipes import recipe_called
 
 ARMS = {
     "base": {"mean": 2.0, "ci95": None, "eval_loss": [2.0]},
     "top_k": {"mean": 1.25, "ci95": [1.2, 1.3], "eval_loss": [1.2, 1.3]},
 }
+
+
+def print_closing(recipe: str, folder: Path, seconds: float) -> None:
+    print_summary(recipe, recipe_called(recipe), folder, seconds)
+
+
+def next_command(recipe: str, folder: Path) -> str | None:
+    command = recipe_called(recipe).next_command
+    return None if command is None else command(folder)
 
 
 def write_ranking(folder: Path, ids: list[str]) -> None:
@@ -179,5 +189,6 @@ def test_each_kind_of_result(tmp_path):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
         (folder / name).write_text(json.dumps(content))
-        assert outcome("any", folder).items() >= expected[name].items()
+        recipe = {"metrics": "retrain", "planted": "quickstart"}.get(folder.name, folder.name)
+        assert outcome(recipe_called(recipe), folder).items() >= expected[name].items()
     assert str(next_command("lds", tmp_path / "lds")).endswith("rank.method=fisher")

@@ -11,7 +11,7 @@ from conftest import VOCAB, tiny_peft
 from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.recipes import exactness
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.run.settings import Settings
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from running import TINY, error_of, run
 
 from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.cli import RECIPES
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import run_arms
-from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.run.config import RECIPES
+from influcoder_lightning.run.materials import Materials
 
 K, N, M = 10, 60, 6
 
@@ -411,7 +411,7 @@ def test_sweep_with_joblib(base, tmp_path):
 
 def interrupted(monkeypatch, at_step: int):
     """The training of a valuation breaks off before this step."""
-    from influcoder_lightning.recipes.progress import ShowSteps
+    from influcoder_lightning.run.progress import ShowSteps
 
     def stop(self, trainer, *_):
         if trainer.global_step == at_step:

@@ -10,7 +10,7 @@ import pytest
 from running import TINY, error_of, run
 
 from influcoder_lightning.recipes import pipeline
-from influcoder_lightning.recipes.saved_config import load_config
+from influcoder_lightning.run.saved_config import load_config
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import build_tiny_llama, build_tokenizer, write_jsonl
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.recipes.loggers import close_loggers, run_loggers
+from influcoder_lightning.run.loggers import close_loggers, run_loggers
 
 
 def composed(*overrides: str):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.keys import defaults
-from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
-from influcoder_lightning.recipes.saved_config import begin_config, load_config, save_config
-from influcoder_lightning.recipes.settings import Settings, literal, plain, resolved
+from influcoder_lightning.run.config import defaults
+from influcoder_lightning.run.run_folder import absolute_paths, continue_run
+from influcoder_lightning.run.saved_config import begin_config, load_config, save_config
+from influcoder_lightning.run.settings import Settings, literal, plain, resolved
 
 MARKS = [
     "${",

@@ -8,10 +8,10 @@ from itertools import count
 
 import pytest
 
-from influcoder_lightning.recipes import stages
-from influcoder_lightning.recipes.progress import ShowSteps, newest_metrics
-from influcoder_lightning.recipes.stages import begin, seconds, stage
 from influcoder_lightning.report.press.units import duration
+from influcoder_lightning.run import stages
+from influcoder_lightning.run.progress import ShowSteps, newest_metrics
+from influcoder_lightning.run.stages import begin, seconds, stage
 
 
 @pytest.fixture(autouse=True)

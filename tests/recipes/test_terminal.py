@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import TINY
 
-from influcoder_lightning.recipes.progress import newest_metrics
+from influcoder_lightning.run.progress import newest_metrics
 
 COMMAND = [sys.executable, "-m", "influcoder_lightning.cli", *TINY, "seeds=[0]"]
 SETTINGS = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "xterm"}

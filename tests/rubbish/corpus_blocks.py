@@ -16,7 +16,7 @@ from corpus_towers import Files, folder_with
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.recipes.fidelity import _finished as finished_part
 from influcoder_lightning.recipes.icp import probe
-from influcoder_lightning.recipes.parts import read_part
+from influcoder_lightning.run.finished_parts import read_part
 
 SETTINGS = {"model": "m", "pool": "p"}
 BLOCK = "000000000.npy"

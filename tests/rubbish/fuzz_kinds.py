@@ -29,10 +29,10 @@ from influcoder_lightning.encoder.gradient_tower import load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.finetune.models import load_adapter
 from influcoder_lightning.influence.score_files import load_scores
-from influcoder_lightning.keys import defaults
-from influcoder_lightning.recipes.run_folder import absolute_paths, continue_run
-from influcoder_lightning.recipes.saved_config import as_yaml, load_config
-from influcoder_lightning.recipes.settings import resolved
+from influcoder_lightning.run.config import defaults
+from influcoder_lightning.run.run_folder import absolute_paths, continue_run
+from influcoder_lightning.run.saved_config import as_yaml, load_config
+from influcoder_lightning.run.settings import resolved
 
 Files = dict[str, bytes]
 

@@ -17,7 +17,7 @@ from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.influence import registry
-from influcoder_lightning.recipes.materials import Materials
+from influcoder_lightning.run.materials import Materials
 
 TINY = [
     "quickstart.n_pool=40",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.recipes.pages import page
-from influcoder_lightning.recipes.settings import Settings
 from influcoder_lightning.report import (
     Chart,
     Code,
@@ -23,6 +21,7 @@ from influcoder_lightning.report import (
 )
 from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
 from influcoder_lightning.report.press.blocks import Block
+from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 
 _SHOWN = 200  # of the best, and of the worst
@@ -43,15 +42,15 @@ class Cost:
         return f"{self.n_rows / max(self.seconds, 1e-9):,.0f}"
 
 
-def write(
+def score_sections(
     cfg: Settings,
     folder: Path,
     scored: ScoredPool,
     tasks: list[str] | None,
     chosen: Sequence[Sample],
     cost: Cost,
-) -> None:
-    """Write report.md and report.html.
+) -> list[Section]:
+    """What the page of scored samples says.
 
     Args:
         cfg: the configuration.
@@ -61,16 +60,13 @@ def write(
         chosen: rows that were selected, or none.
         cost: of scoring.
     """
-    page.write(
-        folder,
-        [
-            _opening(cfg, scored, chosen, cost),
-            _distribution(scored, tasks, len(chosen)),
-            _samples(scored),
-            _confidence(scored),
-            _next_steps(folder, bool(chosen)),
-        ],
-    )
+    return [
+        _opening(cfg, scored, chosen, cost),
+        _distribution(scored, tasks, len(chosen)),
+        _samples(scored),
+        _confidence(scored),
+        _next_steps(folder, bool(chosen)),
+    ]
 
 
 def _opening(cfg: Settings, scored: ScoredPool, chosen: Sequence[Sample], cost: Cost) -> Section:

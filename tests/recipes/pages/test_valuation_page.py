@@ -18,10 +18,10 @@ from influcoder_lightning import (
     extract_features,
     with_sample_ids,
 )
-from influcoder_lightning.recipes.materials import Split
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.report import Chart, Folded, Numbers, Table, Text, write_page
 from influcoder_lightning.report.press.glossary import definition
+from influcoder_lightning.run.materials import Split
 
 POOL = tokens(24, seed=61)
 POOL[7] = {name: value.clone() for name, value in POOL[3].items()}  # a copy

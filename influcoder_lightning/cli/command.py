@@ -1,11 +1,10 @@
-"""The `influcoder` command: a Hydra application that runs one recipe.
+"""A Hydra application that runs one recipe.
 
 Only Hydra is imported here, so that ``--help`` is quick; a recipe brings its own imports.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -15,18 +14,17 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from influcoder_lightning.ending import ending, full_errors, raised_by_hydra
-from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.keys import (
-    RECIPES,
+from influcoder_lightning.cli.exit import ending, full_errors, raised_by_hydra
+from influcoder_lightning.cli.keys import (
     keys_of_own_files,
     refuse_unknown_arguments,
     refuse_unknown_keys,
 )
-
-__all__ = ["RECIPES", "main", "run_recipe"]
+from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.recipes import recipe_called
+from influcoder_lightning.run.config import RECIPES, recipe_help
 
 
 def main(recipe: str | None = None) -> None:
@@ -45,6 +43,9 @@ def main(recipe: str | None = None) -> None:
     with ending(), raised_by_hydra():
         refuse_unknown_arguments(sys.argv[1:])
         _app()
+
+
+OmegaConf.register_new_resolver("influcoder.recipes", recipe_help, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://influcoder_lightning.conf", config_name="config")
@@ -85,54 +86,43 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
             f"recipe={recipe} is none of {', '.join(RECIPES)}. Settings of your own go on top of "
             "one: +experiment=<name>, see docs/how-to/hydra.md."
         )
-    from influcoder_lightning.recipes.closing import print_closing
-    from influcoder_lightning.recipes.config_kinds import check_kinds
-    from influcoder_lightning.recipes.loggers import close_loggers
-    from influcoder_lightning.recipes.progress import quiet
-    from influcoder_lightning.recipes.run_folder import (
+    from influcoder_lightning.cli.summary import print_summary
+    from influcoder_lightning.run.config_values import check_kinds
+    from influcoder_lightning.run.loggers import close_loggers
+    from influcoder_lightning.run.progress import quiet
+    from influcoder_lightning.run.run_folder import (
         absolute_paths,
         continue_run,
         refuse_used_folder,
     )
-    from influcoder_lightning.recipes.saved_config import begin_config
-    from influcoder_lightning.recipes.settings import resolved
-    from influcoder_lightning.recipes.stages import begin
+    from influcoder_lightning.run.saved_config import begin_config
+    from influcoder_lightning.run.settings import resolved
+    from influcoder_lightning.run.stages import begin
 
     begin()
     _limit_threads()
-    module = importlib.import_module(f"influcoder_lightning.recipes.{recipe}")
+    found = recipe_called(recipe)
     begun = perf_counter()
     with quiet():
         settings = resolved(cfg)  # from here on no text is interpolated
         check_kinds(settings)
-        settings = continue_run(absolute_paths(settings, home=True), recipe, given)
+        settings = continue_run(absolute_paths(settings, home=True), found, given)
         settings = absolute_paths(settings)
         check_kinds(settings)
-        refuse_used_folder(settings, recipe, folder)
+        refuse_used_folder(settings, found, folder)
         begin_config(settings, folder)
         try:
-            result = module.run(settings, folder)
+            result = found.run(settings, folder)
         finally:
             close_loggers()
-    print_closing(recipe, folder, perf_counter() - begun)
+    print_summary(recipe, found, folder, perf_counter() - begun)
     return None if result is None else float(result)
 
 
 def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:
     """What to do after an interruption."""
     again = f"the same command with hydra.run.dir={folder}"
-    if recipe in ("icp", "fidelity", "lds", "loop"):
-        return f"Go on where it stopped: {again}"
-    if recipe == "score":
-        return f"Go on where it stopped: {again} resume=true"
-    if recipe in ("valuate", "pipeline") and cfg.mode == "training":
-        if cfg.train.checkpoint_every_n_steps is not None:
-            return f"Go on from the last checkpoint: {again} resume=true"
-        return (
-            f"Start anew: {again} influence.overwrite=true (with "
-            "train.checkpoint_every_n_steps=... a run can go on where it was interrupted)"
-        )
-    return f"Start anew: {again}"
+    return recipe_called(recipe).how_to_resume(cfg, again)
 
 
 def _limit_threads() -> None:
@@ -147,7 +137,3 @@ def _limit_threads() -> None:
 def _key(override: str) -> str:
     """The key of a command-line override such as ``++train.lr=1e-3``."""
     return override.partition("=")[0].lstrip("+~")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.data import default_template
-from influcoder_lightning.recipes.materials import Materials
-from influcoder_lightning.recipes.settings import plain
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.settings import plain
 from influcoder_lightning.valuation.fingerprint import tokenizer_identity
 
 # Where things are, and how often they are saved, is no part of what they are. The number of steps

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from influcoder_lightning.recipes.display import Display
 from influcoder_lightning.report.press.units import duration
+from influcoder_lightning.run.live_line import Display
 
 log = logging.getLogger(__name__)
 SIGN_OF_LIFE = 300.0  # seconds between lines about a long stage that nobody watches

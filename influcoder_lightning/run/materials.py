@@ -28,9 +28,9 @@ from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.recipes.run_folder import require
-from influcoder_lightning.recipes.settings import Settings, resolved
-from influcoder_lightning.recipes.stages import stage
+from influcoder_lightning.run.run_folder import require
+from influcoder_lightning.run.settings import Settings, resolved
+from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.recipes.settings import Settings, literal, plain
+from influcoder_lightning.run.settings import Settings, literal, plain
 
 _open: dict[Path, list[Logger]] = {}
 

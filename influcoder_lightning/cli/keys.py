@@ -7,8 +7,6 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from itertools import compress, groupby
 from typing import Any
 
@@ -16,22 +14,8 @@ from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.run.config import RECIPES, all_keys, defaults
 
-RECIPES = (
-    "quickstart",
-    "pipeline",
-    "valuate",
-    "select",
-    "retrain",
-    "compare",
-    "score",
-    "loop",
-    "fidelity",
-    "icp",
-    "agreement",
-    "lds",
-    "verify",
-)
 # Sections whose keys are the user's own.
 _OPEN = ("select.quota", "lds.scores", "logger")
 # Choices between whole files of conf/, and not keys.
@@ -198,31 +182,6 @@ def keys_of_own_files(choices: Mapping[str, Any], sources: Iterable[ConfigSource
         if isinstance(content, DictConfig):
             found += [key for key in _leaves(content, "") if key.split(".")[0] != "defaults"]
     return found
-
-
-@cache
-def defaults() -> DictConfig:
-    """conf/config.yaml without the sections that are Hydra's own."""
-    text = files("influcoder_lightning.conf").joinpath("config.yaml").read_text(encoding="utf-8")
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    for name in ("defaults", "hydra"):
-        config.pop(name)
-    return config
-
-
-@cache
-def all_keys() -> tuple[str, ...]:
-    """All keys of conf/config.yaml, sections included."""
-
-    def collect(node: DictConfig, prefix: str) -> Iterator[str]:
-        for name in map(str, node):
-            yield f"{prefix}{name}"
-            child = OmegaConf.select(node, name)
-            if isinstance(child, DictConfig):
-                yield from collect(child, f"{prefix}{name}.")
-
-    return tuple(collect(defaults(), ""))
 
 
 def _refuse(key: str, known: Sequence[str], hint: str = "") -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.recipes.saved_config import CONFIG, load_config
-from influcoder_lightning.recipes.settings import Settings
+from influcoder_lightning.run.recipe import Recipe
+from influcoder_lightning.run.saved_config import CONFIG, load_config
+from influcoder_lightning.run.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -20,16 +21,6 @@ _WRITERS = {SELECTED: "select"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.
 _SHARED = ("model", "data", "seed", "seeds", "train", "retrain", "lora", "influence")
-_GO_ON = ("icp", "fidelity", "lds", "loop")  # the same command again takes what is done
-_VALUE = ("quickstart", "pipeline", "valuate")
-_ALSO = {
-    "pipeline": ("rank", "select"),
-    "valuate": ("rank",),
-    "select": ("rank", "select"),
-    "compare": ("rank", "select"),
-    "retrain": ("select",),
-    "loop": ("rank",),
-}
 
 
 def locate(folder: Path, *names: str) -> Path:
@@ -70,31 +61,29 @@ def ranked_by(folder: Path) -> Path:
     return locate(folder, RANKING, STORE)
 
 
-def refuse_used_folder(cfg: Settings, recipe: str, folder: Path) -> None:
+def refuse_used_folder(cfg: Settings, recipe: Recipe, folder: Path) -> None:
     """Refuse a folder in which the files of two runs would stand side by side.
 
     Args:
         cfg: the configuration.
-        recipe: which some take up again in their own folder.
+        recipe: which may take up again what is in its folder.
         folder: of the run that is about to begin.
 
     Raises:
         ConfigError: the folder is that of the run in ``from``, or another run ended there.
     """
-    if recipe in _GO_ON or cfg.resume or cfg.influence.overwrite:
+    if recipe.goes_on or cfg.resume or cfg.influence.overwrite:
         return
     other = "Choose another with hydra.run.dir=<folder>; from=<folder> goes on from what is there."
-    if recipe in _VALUE:
-        other += " To value anew in its place: influence.overwrite=true."
-    if recipe == "score":
-        other += " To choose others by the scores in it: resume=true."
+    if recipe.reuse:
+        other += f" {recipe.reuse}"
     if cfg["from"] is not None and Path(cfg["from"]).resolve() == folder.resolve():
         raise ConfigError(f"{folder} is the run to go on from, and stays as it is. {other}")
     if (folder / CONFIG).exists() and _has_ended(folder):
         raise ConfigError(f"{folder} already holds a finished run. {other}")
 
 
-def continue_run(cfg: Settings, recipe: str, given: Collection[str]) -> Settings:
+def continue_run(cfg: Settings, recipe: Recipe, given: Collection[str]) -> Settings:
     """The configuration with everything that the run in ``from`` decides.
 
     Args:
@@ -112,7 +101,7 @@ def continue_run(cfg: Settings, recipe: str, given: Collection[str]) -> Settings
     earlier = load_config(source)
     if not earlier.complete:
         log.warning("%s did not come to its end; going on from what it has", source)
-    for name in (*_SHARED, *_ALSO.get(recipe, ())):
+    for name in (*_SHARED, *recipe.takes_over):
         kept = {key: cfg.at(key) for key in given if _inside(key, name)}
         # What the earlier run calls an absolute path stays one from any directory.
         cfg[name] = earlier[name]
@@ -123,17 +112,8 @@ def continue_run(cfg: Settings, recipe: str, given: Collection[str]) -> Settings
         cfg.influence.overwrite = False
     if "resume" not in given:
         cfg.resume = False
-    if recipe == "retrain" and "data.pool" not in given:
-        cfg.data.pool = str(locate(source, SELECTED).absolute())
-    if recipe in ("select", "compare") and "data.pool" not in given:
-        # A run that was trained on a choice had that as its pool; the ranking is of a larger.
-        cfg.data.pool = load_config(ranked_by(source).parent).data.pool
-    held = recipe in ("retrain", "compare") and "retrain.steps" not in given
-    if held and cfg.retrain.steps is not None and "train.steps" in given:
-        log.warning(
-            "train.steps has no effect here: retrain.steps=%s of the earlier run holds; set that",
-            cfg.retrain.steps,
-        )
+    if recipe.adopt is not None:
+        recipe.adopt(cfg, source, given)
     return cfg
 
 
@@ -200,6 +180,12 @@ def require(cfg: Settings, key: str, recipe: str) -> Any:
     if value is None:
         raise ConfigError(f"recipe={recipe} needs {key}: give {key}=... on the command line.")
     return value
+
+
+def shown_path(path: Path) -> str:
+    """Relative where it lies below the working directory."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _has_ended(folder: Path) -> bool:

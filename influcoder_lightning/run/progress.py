@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.printable import printable
-from influcoder_lightning.recipes.stages import Stage
+from influcoder_lightning.run.stages import Stage
 
 log = logging.getLogger(__name__)
 

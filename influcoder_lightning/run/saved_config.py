@@ -17,9 +17,9 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole, why_no_file
-from influcoder_lightning.keys import defaults
-from influcoder_lightning.recipes.config_kinds import check_kinds
-from influcoder_lightning.recipes.settings import Settings, plain, resolved
+from influcoder_lightning.run.config import defaults
+from influcoder_lightning.run.config_values import check_kinds
+from influcoder_lightning.run.settings import Settings, plain, resolved
 
 log = logging.getLogger(__name__)
 

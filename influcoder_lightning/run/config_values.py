@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.keys import defaults
-from influcoder_lightning.recipes.settings import Settings, resolved
+from influcoder_lightning.run.config import defaults
+from influcoder_lightning.run.settings import Settings, resolved
 
 _TEXT, _FLAG = "text", "true or false"
 _WHOLE, _NUMBER, _LIST = "a whole number", "a number", "a list, like [1,2]"

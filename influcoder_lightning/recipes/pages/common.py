@@ -11,9 +11,6 @@ from typing import Any
 import yaml
 
 from influcoder_lightning import Ranking
-from influcoder_lightning.recipes.materials import Materials, Split
-from influcoder_lightning.recipes.saved_config import CONFIG, load_config, read_config
-from influcoder_lightning.recipes.stages import stage
 from influcoder_lightning.report import (
     Chart,
     Code,
@@ -34,47 +31,29 @@ from influcoder_lightning.report import (
 from influcoder_lightning.report.findings.ambiguous import spread_over_queries
 from influcoder_lightning.report.findings.headline import cautions
 from influcoder_lightning.report.press.blocks import Block
+from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.outputs import n_lines
+from influcoder_lightning.run.recipe import Output, present
+from influcoder_lightning.run.run_folder import RANKING, shown_path
+from influcoder_lightning.run.saved_config import CONFIG, load_config, read_config
+from influcoder_lightning.run.stages import stage
 
-_CONTENT = {
-    "config.yaml": "every setting, library versions and the command of this run",
-    "ranking.csv": "score and rank of every sample (rank 1 is the most helpful)",
-    "confidence.csv": "how sure the text tower is of each score",
-    "scores": "the scores as they were computed, in sealed parts",
-    "selected.jsonl": "the chosen rows with their influence score",
-    "comparison.json": "held-out losses of all arms and seeds",
-    "comparison.csv": "the same as a table",
-    "metrics.json": "held-out loss before and after the training",
-    "influence": "the influence store: codes of all samples and queries, and the towers",
-    "adapter": "the LoRA trained on the chosen rows (first seed)",
-    "data": "the built-in rows of this run",
-    "model": "the tiny model that was fine-tuned, and its tokenizer",
-    "planted.json": "how the planted rows were ranked",
-    "agreement.json": "the figures of this page",
-    "icp.json": "the figures of this page",
-    "icp.npz": "log-likelihoods of every query after every sample",
-    "lds.json": "the figures of this page",
-    "lds.csv": "the same as a table",
-    "models": "every trained LoRA with its losses",
-    "fidelity.json": "the figures of this page",
-    "fidelity.csv": "the same as a table",
-    "parts": "the figures of each seed and state",
-    "loop.json": "the figures of this page",
-    "loop.csv": "the same as a table",
-}
-_ROUND = "what the round valued, ranked and kept"
+_SETTINGS = Output(CONFIG, "every setting, library versions and the command of this run")
 
 
-def write(folder: Path, sections: Sequence[Section], *, go_on: bool = False) -> None:
+def write(
+    folder: Path, sections: Sequence[Section], outputs: Sequence[Output], *, go_on: bool = False
+) -> None:
     """Write ``report.html`` and ``report.md``: the sections, the files, and how to repeat the run.
 
     Args:
         folder: of the run, with its ``config.yaml`` and all else that was to be written.
         sections: the first of them is the page's head.
+        outputs: what the recipe writes.
         go_on: show commands that continue a valuation.
     """
-    found = [(name, content) for name, content in _CONTENT.items() if (folder / name).exists()]
-    found += [(path.name, _ROUND) for path in sorted(folder.glob("round_*"))]
-    files = [Section("Files", [Files(found)])] if found else []
+    found = [(output.name, output.content) for output, _ in present((_SETTINGS, *outputs), folder)]
+    files = [Section("Files", [Files(found)])]
     more = [next_steps(folder)] if go_on else []
     with stage("writing the report"):
         write_page(folder, [*sections, *more, *files, repeat_section(folder)])
@@ -234,6 +213,32 @@ def other_method(folder: Path) -> str:
     cfg = load_config(folder)
     methods = ("self", "loss") if cfg.data.query is None else ("tracin", "fisher")
     return next(method for method in methods if method != cfg.rank.method)
+
+
+def try_another_method(folder: Path) -> str:
+    """The command that holds another ranking of a run against retraining."""
+    other = other_method(folder) if (folder / CONFIG).is_file() else "tracin"
+    at = shlex.quote(shown_path(folder))
+    return f"influcoder recipe=compare from={at} rank.method={other}"
+
+
+def choose_some(folder: Path) -> str:
+    """The command that chooses a tenth of what a run has ranked."""
+    k = 100
+    if (folder / RANKING).is_file():
+        k = max(1, n_lines(folder / RANKING) // 10)
+    return f"influcoder recipe=select from={shlex.quote(shown_path(folder))} select.k={k}"
+
+
+def train_on_it(folder: Path) -> str:
+    """The command that trains on what a run has chosen."""
+    return f"influcoder recipe=retrain from={shlex.quote(shown_path(folder))}"
+
+
+OWN_DATA = (
+    "influcoder recipe=pipeline model.name=<model> data.pool=pool.jsonl data.query=query.jsonl "
+    "data.eval=eval.jsonl select.k=500"
+)
 
 
 def repeat_section(folder: Path) -> Section:

@@ -1,0 +1,96 @@
+"""Files that several recipes write: what they are, and what they say when a run ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from influcoder_lightning.run.recipe import Facts, Output
+from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE
+from influcoder_lightning.spreadsheet import from_cell
+from influcoder_lightning.store import schema
+
+FIGURES = "the figures of this page"
+AS_TABLE = "the same as a table"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file that a recipe wrote."""
+    return json.loads(path.read_bytes())
+
+
+def arm_facts(found: Mapping[str, Any]) -> Facts:
+    """The held-out losses of all arms of a comparison."""
+    facts = {
+        "held-out loss": f"nats per response token, {found['seeds']} seeds, 95 % interval",
+    }
+    for name, arm in found["arms"].items():
+        interval = "  [{:.4f}, {:.4f}]".format(*arm["ci95"]) if arm["ci95"] else ""
+        facts[f"  {name}"] = f"{arm['mean']:.4f}{interval}"
+    return facts
+
+
+def n_lines(path: Path) -> int:
+    """Lines of a file, however long it is."""
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _ranking(path: Path) -> Facts:
+    """Read line by line: a ranking may have millions."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.DictReader(file)
+        best = next(lines, None)
+        count = sum(1 for _ in lines) + (best is not None)
+    if best is None:
+        return {"ranked": "0 samples"}
+    name = from_cell(best["sample_id"])
+    return {"ranked": f"{count:,} samples; best is {name}, score {best['score']:.7}"}
+
+
+def _valuation(path: Path) -> Facts:
+    if not (path / schema.FILE_NAME).is_file():
+        return {}
+    from influcoder_lightning.store.store_file import StoreFile
+
+    store = StoreFile(path)
+    counts = store.attributes["counts"]
+    reasons = ", ".join(f"{n:,} ({why})" for why, n in counts["kept_out"].items())
+    facts = {"valued": f"{counts['written']:,} rows; kept out: {reasons or 'none'}"}
+    drift = store.windows["drift"].dropna()
+    if len(drift):
+        facts["drift"] = (
+            f"{drift.mean():.2f} mean, {drift.min():.2f} lowest of {len(drift):,} windows "
+            "(1: the queries did not turn)"
+        )
+    return facts
+
+
+COMPARISON = (
+    Output(
+        "comparison.json",
+        "held-out losses of all arms and seeds",
+        facts=lambda path: arm_facts(read_json(path)),
+    ),
+    Output("comparison.csv", AS_TABLE),
+)
+RANKED = Output(
+    RANKING, "score and rank of every sample (rank 1 is the most helpful)", "ranking", _ranking
+)
+CHOSEN = Output(
+    SELECTED,
+    "the chosen rows with their influence score",
+    "chosen rows",
+    lambda path: {"chosen": f"{n_lines(path):,} samples"},
+)
+ADAPTER = Output("adapter", "the LoRA trained on the chosen rows (first seed)", "trained LoRA")
+VALUED = Output(
+    STORE,
+    "the influence store: codes of all samples and queries, and the towers",
+    "store",
+    _valuation,
+)
+MODELS = Output("models", "every trained LoRA with its losses")
