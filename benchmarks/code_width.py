@@ -38,12 +38,14 @@ from torch.utils.data import DataLoader
 from influcoder_lightning import (
     InfluenceCallback,
     InfluenceStore,
+    collate_samples,
     collate_with_sample_ids,
     extract_features,
+    load_rows,
+    tokenize_rows,
     with_sample_ids,
 )
 from influcoder_lightning.capture.layers import LoraLinear, find_lora_linears
-from influcoder_lightning.data import collate_samples, load_rows, tokenize_rows
 from influcoder_lightning.encoder.cotraining import FIT_ROWS, CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower
 from influcoder_lightning.finetune.models import load_model, load_tokenizer

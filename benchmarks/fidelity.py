@@ -22,8 +22,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from real_chain import TEMPLATE
 
+from influcoder_lightning import load_rows, write_jsonl
 from influcoder_lightning.cli import run_recipe
-from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.studies.fidelity.table import merge_parts
 
 STATES = {"fresh": (750, [75, 300]), "warm": (4500, [75, 300, 1500])}

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import report
 
-from influcoder_lightning import Ranking, extract_features
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import Ranking, extract_features, load_rows, rank, write_jsonl
 from influcoder_lightning.finetune.models import load_adapter, load_base_model, load_model
 from influcoder_lightning.finetune.training import steps_of_epochs, train
-from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.methods.icp import icp_ranking
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.run.settings import plain

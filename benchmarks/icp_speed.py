@@ -20,7 +20,7 @@ import numpy as np
 import report
 import torch
 
-from influcoder_lightning.data import load_rows
+from influcoder_lightning import load_rows
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.influence.probing.prober import InContextProber
 

@@ -27,11 +27,10 @@ import report
 from icp_scores import CODE_DIM, staged, value
 from icp_tables import show
 
-from influcoder_lightning import Ranking, select
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import Ranking, load_rows, select, write_jsonl
 from influcoder_lightning.influence.agreement import agreement, pair
 from influcoder_lightning.recipes.compare import run_arms
-from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.progress import quiet
 
 TASKS, SEEDS = real_chain.TASKS, real_chain.SEEDS

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 from lds_sets import Study
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import load_rows
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, rank
 from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_encoder
 from influcoder_lightning.finetune.models import load_base_model
-from influcoder_lightning.influence import rank
 from influcoder_lightning.recipes.valuate import value
 from influcoder_lightning.studies.retraining.truth import Truth
 

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import load_rows, write_jsonl
 from influcoder_lightning.recipes.quickstart import make_data, make_model
 from influcoder_lightning.run.materials import Materials
 

@@ -24,13 +24,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from real_chain import TASKS, TEMPLATE
 
-from influcoder_lightning import Ranking, select
+from influcoder_lightning import Ranking, load_rows, select, write_jsonl
 from influcoder_lightning.cli import run_recipe
-from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import run_arms
 from influcoder_lightning.recipes.loop import run_rounds
 from influcoder_lightning.recipes.valuate import rank, value
-from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.selection.diversity import MAX_SIMILARITY, SampleCodes, count_near_copies
 

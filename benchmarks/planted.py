@@ -37,14 +37,12 @@ from planted_plot import plot
 from real_chain import TEMPLATE, materials_of
 from sklearn.metrics import average_precision_score
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, rank, write_jsonl
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
-from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import joined_text
 from influcoder_lightning.recipes.valuate import value
-from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.progress import quiet
 
 Row = sets.Row

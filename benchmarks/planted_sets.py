@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data import load_rows
+from influcoder_lightning import load_rows
 from influcoder_lightning.influence.text_scores import joined_text
 
 Row = dict[str, Any]

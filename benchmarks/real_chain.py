@@ -23,11 +23,10 @@ import report
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from influcoder_lightning import InfluenceStore
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import InfluenceStore, load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import arms_of, run_arms
 from influcoder_lightning.recipes.valuate import value as value_pool
-from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.materials import Materials
 
 TASKS = ("bbh/hyperbaton", "bbh/temporal_sequences", "bbh/multistep_arithmetic_two")

@@ -31,8 +31,7 @@ from typing import Any
 import numpy as np
 import report
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, write_jsonl
 from influcoder_lightning.data.rows import unread_rows
 
 SOURCES = ("alpaca_gpt4", "gsm8k", "bbh")

@@ -9,15 +9,27 @@ from typing import Any
 from influcoder_lightning.renamed import RenamedModules
 
 _EXPORTS = {
-    "InfluenceCallback": "callback",
-    "extract_features": "extract",
-    "InfluenceStore": "store.reader",
+    "EpochLoader": "data.epochs",
+    "InfluenceCallback": "callback.influence_callback",
+    "InfluenceStore": "influence_store",
     "Ranking": "influence.ranking",
-    "rank": "influence.registry",
-    "select": "selection.selection",
-    "with_sample_ids": "data.sample_ids",
+    "agreement": "influence.agreement",
+    "available_methods": "influence.registry",
+    "collate_samples": "data.tokenization",
     "collate_with_sample_ids": "data.sample_ids",
+    "default_template": "data.template",
+    "extract_features": "extract",
+    "load_rows": "data.rows",
+    "load_scores": "influence.score_files",
+    "rank": "influence.registry",
+    "register": "influence.method",
+    "row_ids": "data.rows",
+    "select": "selection.selection",
+    "tokenize_rows": "data.tokenization",
+    "with_sample_ids": "data.sample_ids",
+    "write_jsonl": "data.rows",
 }
+"""Public name -> its file: the only way in that this package promises to keep."""
 
 __all__ = sorted(_EXPORTS)
 

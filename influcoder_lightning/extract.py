@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,6 +15,7 @@ from influcoder_lightning.capture.features import feature_rows
 from influcoder_lightning.capture.forward import BatchLoss, SampleLosses
 from influcoder_lightning.capture.untouched import untouched
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
+from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.valuation.alone import check_alone
@@ -92,7 +92,7 @@ def extract_features(
             bar = progress.add_task("valuating", total=total)
             for index, batch in enumerate(dataloader):
                 checked = settings.sanity_samples if index == 0 else 0
-                _add_batch(valuation, move_data_to_device(batch, device), pool_losses, checked)
+                _add_batch(valuation, moved(batch, device), pool_losses, checked)
                 recorder.end_step()
                 if index % co_train_every_n_steps == 0:
                     valuation.co_train()

@@ -72,6 +72,40 @@ _NOW = {
     "training": "callback",
 }
 """Module in 0.1 -> module now; those inside a package go along."""
+_HANDED_ON = {
+    "data": {
+        "epochs": "EpochLoader",
+        "overlap": "check_overlap",
+        "rows": "load_rows row_ids write_jsonl",
+        "sample_ids": (
+            "SampleIdCollator SampleIdDataset batch_labels batch_sample_ids "
+            "collate_with_sample_ids with_sample_ids"
+        ),
+        "skills": "SKILLS SkillData make_skill_data",
+        "template": "Template default_template",
+        "tiny_model": "build_tiny_llama build_tokenizer pretrain",
+        "tokenization": (
+            "SampleCollator TokenizedDataset TruncationReport collate_samples tokenize_rows"
+        ),
+    },
+    "influence": {
+        "ranking": "Ranking",
+        "method": "register",
+        "registry": "available_methods rank",
+    },
+    "report": {
+        "findings.comparison": "comparison_figure plot_comparison summarise_arms write_comparison",
+        "findings.headline": "headline_of",
+        "findings.ranking_curve": "plot_ranking ranking_figure",
+        "findings.samples": "samples_of",
+        "findings.tables": "arms_table sample_table",
+        "press.blocks": "Chart Code Figure Files Folded Number Numbers Samples Section Table Text",
+        "press.glossary": "GLOSSARY",
+        "press.html": "write_page",
+        "press.markdown": "write_report",
+    },
+}
+"""Package -> file -> names that the package itself handed on in 0.1."""
 
 
 class RenamedModules(MetaPathFinder, Loader):
@@ -123,6 +157,25 @@ def names_of_module(package: str, module: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         _warn(f"{package}.{name}", f"{new}.{name}", stacklevel=3)
         return getattr(sys.modules[new], name)
+
+    return find
+
+
+def names_of_files(package: str) -> Callable[[str], Any]:
+    """`__getattr__` of a package that handed on names of its files.
+
+    Args:
+        package: its full name.
+    """
+    files = _HANDED_ON[package.partition(".")[2]]
+
+    def find(name: str) -> Any:
+        for file, names in files.items():
+            if name in names.split():
+                new = f"{package}.{file}"
+                _warn(f"{package}.{name}", f"{new}.{name}", stacklevel=3)
+                return getattr(importlib.import_module(new), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find
 

@@ -11,8 +11,7 @@ from conftest import FineTuning, loader, tiny_peft, tokens, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning import InfluenceCallback, InfluenceStore, Ranking, write_jsonl
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.export import to_dataset, to_date_lm, to_faiss
 

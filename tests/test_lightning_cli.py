@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
-from influcoder_lightning.data import build_tokenizer
+from influcoder_lightning.data.tiny_model import build_tokenizer
 
 SMALL = {"sketch_dim": 64, "code_dim": 8, "keep_sketches": True}
 

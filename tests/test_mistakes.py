@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from influcoder_lightning.cli import keys, main
-from influcoder_lightning.data import build_tiny_llama, build_tokenizer
+from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.run.progress import ShowSteps
 

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from influcoder_lightning import (
+    EpochLoader,
     InfluenceCallback,
     InfluenceStore,
     collate_with_sample_ids,
     with_sample_ids,
 )
-from influcoder_lightning.data import EpochLoader
 from influcoder_lightning.errors import StoreError
 
 POOL = tokens(10, seed=51)  # five batches of two, of which the last step may be short

@@ -11,13 +11,13 @@ from conftest import FineTuning, Samples, loader, tiny_peft, tokens, trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from influcoder_lightning import (
+    EpochLoader,
     InfluenceCallback,
     InfluenceStore,
     collate_with_sample_ids,
     with_sample_ids,
 )
 from influcoder_lightning.capture.batches import BatchReader
-from influcoder_lightning.data import EpochLoader
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.valuation.fingerprint import frozen_weights, query_samples
 

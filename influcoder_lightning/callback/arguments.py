@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from influcoder_lightning.capture.losses import LossReduction, check_reduction
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.random_streams import streams_kept
 
 _HOOK = "query_dataloader"
 
@@ -95,7 +95,7 @@ def hooked_queries(trainer: Trainer, pl_module: LightningModule) -> Iterable[Any
                 f"{source} must be a method that returns the batches of queries. Make it one, or "
                 f"pass them as `InfluenceCallback({_HOOK}=...)`."
             )
-        with isolate_rng():  # the training's random streams are not for it
+        with streams_kept():  # the training's random streams are not for it
             batches: Iterable[Any] | None = hook()
         if batches is not None:
             check_queries(batches, f"what {source} returns")

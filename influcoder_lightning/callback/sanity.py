@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from influcoder_lightning.callback.scaling import loss_scale
@@ -31,6 +30,7 @@ from influcoder_lightning.capture.self_check import (
 from influcoder_lightning.capture.untouched import untouched
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.processes import Processes
+from influcoder_lightning.random_streams import streams_kept
 from influcoder_lightning.valuation.valuation import Valuation
 
 _TRIES = 20  # batches whose gradients an AMP scale may overflow before one can be compared
@@ -115,7 +115,7 @@ class SanityCheck:
         shaped = bool(compiled_parts(pl_module))
         try:
             with ExitStack() as stack:
-                stack.enter_context(isolate_rng())
+                stack.enter_context(streams_kept())
                 stack.enter_context(untouched(pl_module))
                 stack.enter_context(trainer.precision_plugin.forward_context())
                 self._tolerance = tolerance_of(valuation.model)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.batches import BatchReader, TokenBatch
@@ -17,7 +15,9 @@ from influcoder_lightning.capture.losses import IGNORE_INDEX
 from influcoder_lightning.capture.query_order import query_keys
 from influcoder_lightning.capture.rows import RowBatch, Text
 from influcoder_lightning.capture.untouched import untouched
+from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.random_streams import streams_kept
 
 
 def query_features(
@@ -50,9 +50,9 @@ def query_features(
     """
     device = next(model.parameters()).device
     parts: list[RowBatch] = []
-    with isolate_rng(), untouched(model):
+    with streams_kept(), untouched(model):
         for batch in batches:
-            batch = move_data_to_device(batch, device)
+            batch = moved(batch, device)
             read = reader.read(batch)
             refuse_packed(read.fields)
             ids = _query_ids(read, sum(map(len, parts)))

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.ids import SampleId, checked_id, checked_ids
 
@@ -63,7 +63,7 @@ class _IdCarrier:
 
     def to(self, device: Any, non_blocking: bool = False, **_: Any) -> Self:
         """The batch with all tensors on ``device``; Lightning decides about ``non_blocking``."""
-        return self._rebuilt(move_data_to_device(self._plain(), device))
+        return self._rebuilt(moved(self._plain(), device))
 
     def pin_memory(self, device: Any = None) -> Self:
         """The batch with all tensors in pinned memory."""

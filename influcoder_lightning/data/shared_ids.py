@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch.utilities.seed import isolate_rng
-
 from influcoder_lightning.data.sample_ids import SampleIdDataset
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.ids import SampleId
+from influcoder_lightning.random_streams import streams_kept
 
 Source = tuple[SampleIdDataset, Sequence[int] | None]
 """A wrapped set and the places of it that are used (None: all)."""
@@ -101,7 +100,7 @@ def _ids(source: SampleIdDataset, places: set[int]) -> Iterator[SampleId]:
     if source.ids is not None:
         yield from (source.ids[place] for place in every)
         return
-    with isolate_rng():  # the data set may draw; the training's streams are not for it
+    with streams_kept():  # the data set may draw; the training's streams are not for it
         first = source.dataset[every[0]] if every else None
         if not isinstance(first, Mapping) or not (source.key in first or "id" in first):
             yield from every

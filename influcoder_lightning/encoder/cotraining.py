@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +27,7 @@ from influcoder_lightning.encoder.sentence_tower import SentenceTower, load_sent
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.files import disk_errors, durable_tree
+from influcoder_lightning.random_streams import streams_kept
 
 FIT_ROWS = 512  # sketches merged into the gradient tower at a time
 BLOCK_QUERIES, BLOCK_SAMPLES = 8, 16  # a block of the text tower's objective, as published
@@ -210,7 +210,7 @@ class CoTraining:
     @contextmanager
     def _private_rng(self) -> Iterator[None]:
         """Draw from a stream of our own; the user's random states are put back."""
-        with isolate_rng():
+        with streams_kept():
             torch.manual_seed(self._seed * 1_000_003 + self._steps)
             np.random.seed((self._seed + self._steps) % 2**32)  # noqa: NPY002 - isolates the global
             yield

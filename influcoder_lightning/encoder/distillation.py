@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from influcoder_lightning.capture.rows import Text
 from influcoder_lightning.encoder.objective import ranking_loss
 from influcoder_lightning.encoder.sentence_tower import joined
+from influcoder_lightning.random_streams import streams_kept
 
 _HARD = 64  # hardest samples of each query to draw from
 
@@ -91,7 +91,7 @@ class Distillation:
         schedule = LambdaLR(optimizer, lambda step: _linear(step, total, s.warmup))
         n_hard = round(s.hard_negatives * s.candidates)
         hard = self._hard_negatives(queries, pool, targets) if n_hard else None
-        with isolate_rng():
+        with streams_kept():
             torch.manual_seed(self._seed)
             for epoch in range(s.epochs):
                 order = draw.sample(range(len(pool)), len(pool))

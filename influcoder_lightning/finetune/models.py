@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import why_no_file, why_no_model
 from influcoder_lightning.finetune import saved_adapter
+from influcoder_lightning.random_streams import streams_kept
 
 
 def device() -> torch.device:
@@ -86,7 +86,7 @@ def add_lora(model: Any, lora: Mapping[str, Any], seed: int = 0) -> Any:
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",
         )
-        with isolate_rng():
+        with streams_kept():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,8 +21,10 @@ from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.losses import response_tokens
 from influcoder_lightning.data.epochs import EpochLoader
 from influcoder_lightning.data.tokenization import collate_samples
+from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.finetune.models import device
+from influcoder_lightning.random_streams import streams_kept
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def train(
     loader = EpochLoader(dataset, batch_size, collate_samples(pad_token_id), seed)
     module = LoraFineTuning(model.train(), lr, weight_decay, warmup)
     saving = [] if checkpoints is None else [checkpoints.callback()]
-    with isolate_rng():
+    with streams_kept():
         torch.manual_seed(seed)
         trainer = _trainer(
             max_steps=steps,
@@ -215,7 +215,7 @@ def evaluate(model: Any, dataset: Dataset, batch_size: int = 32) -> float:
     )
     with evaluating(model), torch.no_grad():
         for batch in loader:
-            batch = move_data_to_device(batch, device())
+            batch = moved(batch, device())
             n_tokens = response_tokens(batch["labels"])
             losses = causal_lm_losses(model, batch, "labels").double()
             total += float((losses * n_tokens).sum())

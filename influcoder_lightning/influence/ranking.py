@@ -19,6 +19,7 @@ from influcoder_lightning.ids import (
     id_keys,
     repeated,
 )
+from influcoder_lightning.influence import ranking_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,13 +255,10 @@ class Ranking:
 
     def save(self, path: str | os.PathLike[str], per_query: bool = False) -> None:
         """Write CSV `sample_id,score,rank`, best first; see `ranking_file.save`."""
-        from influcoder_lightning.influence.ranking_file import save
-
-        save(self, path, per_query=per_query)
+        ranking_file.save(self, path, per_query=per_query)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], per_query: bool = False) -> Ranking:
         """Read what `save` wrote, or any CSV with sample_id and score; see `ranking_file.load`."""
-        from influcoder_lightning.influence.ranking_file import load
-
-        return load(path, per_query=per_query)
+        found = ranking_file.load(path, per_query=per_query)
+        return cls(**found._asdict(), method="file", metadata={"path": str(path)})

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,58 @@ from numpy.typing import NDArray
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.files import LONGEST, durable_path, why_no_file
 from influcoder_lightning.ids import as_id_array, first_few, id_keys, parse_ids, repeated
-from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.spreadsheet import from_cell, quoted
 
 _BLOCK = 65_536  # lines made at a time: ids and scores as Python objects take much memory
 _MISSING = ("", "nan", "inf", "-inf")
 
 
-def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False) -> None:
+class Ranked(Protocol):
+    """What is saved of a `Ranking`."""
+
+    @property
+    def sample_ids(self) -> NDArray[Any]:
+        """[N]."""
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """[N]."""
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """[N] 1 is the best."""
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """[N] positions, best first."""
+
+    @property
+    def per_query(self) -> NDArray[Any] | None:
+        """[M, N]."""
+
+    @property
+    def query_ids(self) -> NDArray[Any] | None:
+        """[M]."""
+
+    @property
+    def confidence(self) -> NDArray[Any] | None:
+        """[N]."""
+
+    @property
+    def method(self) -> str:
+        """that made it."""
+
+
+class Loaded(NamedTuple):
+    """What a file holds: ids [N], scores [N], and perhaps scores [M, N] of queries with ids [M]."""
+
+    sample_ids: NDArray[Any]
+    scores: NDArray[np.float64]
+    per_query: NDArray[Any] | None
+    query_ids: NDArray[Any] | None
+
+
+def save(ranking: Ranked, path: str | os.PathLike[str], per_query: bool = False) -> None:
     """Write `path` as CSV, best sample first; with `per_query` also `<stem>.per_query.npz`.
 
     Each file is replaced as a whole. Scores and ids are written so that they read back exactly; an
@@ -45,7 +89,7 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
     infinite = np.flatnonzero(~np.isfinite(ranking.scores))
     if len(infinite):
         raise RankingError(
-            f"{len(infinite)} of {len(ranking)} samples have no finite score: "
+            f"{len(infinite)} of {len(ranking.scores)} samples have no finite score: "
             f"{first_few(ranking.sample_ids[infinite].tolist())}; "
             "leave them out knowingly with ranking.finite().save(...)"
         )
@@ -60,7 +104,7 @@ def save(ranking: Ranking, path: str | os.PathLike[str], per_query: bool = False
         ) from error
 
 
-def save_confidence(ranking: Ranking, path: str | os.PathLike[str]) -> None:
+def save_confidence(ranking: Ranked, path: str | os.PathLike[str]) -> None:
     """Write `path` as CSV `sample_id,confidence`, best sample first; replaced as a whole.
 
     Raises:
@@ -73,7 +117,7 @@ def save_confidence(ranking: Ranking, path: str | os.PathLike[str]) -> None:
 
 def load(
     path: str | os.PathLike[str], per_query: bool = False, allow_missing: bool = False
-) -> Ranking:
+) -> Loaded:
     """Read a ranking; ids that are all canonical integers become int64, else str.
 
     Columns `sample_id` and `score` are needed. Where `rank` is given it must agree with the
@@ -106,18 +150,11 @@ def load(
         keys = [keys[place] for place in order]
         scores = [scores[place] for place in order]
     matrix, query_ids = _load_per_query(path, keys, scores) if per_query else (None, None)
-    return Ranking(
-        sample_ids=parse_ids(keys),
-        scores=np.array(scores),
-        per_query=matrix,
-        query_ids=query_ids,
-        method="file",
-        metadata={"path": str(path)},
-    )
+    return Loaded(parse_ids(keys), np.array(scores), matrix, query_ids)
 
 
 def _write_csv(
-    ranking: Ranking, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[Any]
+    ranking: Ranked, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[Any]
 ) -> None:
     with durable_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{header}\n")
@@ -214,7 +251,7 @@ def _text_array(ids: NDArray[Any] | None) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(listed).encode(), dtype=np.uint8)
 
 
-def _save_per_query(ranking: Ranking, path: Path, order: NDArray[np.int64]) -> None:
+def _save_per_query(ranking: Ranked, path: Path, order: NDArray[np.int64]) -> None:
     assert ranking.per_query is not None
     with durable_path(_per_query_path(path)) as part:
         np.savez(

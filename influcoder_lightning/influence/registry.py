@@ -4,83 +4,22 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import methods
-from influcoder_lightning.influence.method import Method
+from influcoder_lightning.influence.method import METHODS, Method, built_in, module_of, register
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request, StoreReader
 
-_F = TypeVar("_F", bound=Callable[..., Ranking])
-_METHODS: dict[str, Method] = {}
 PLUGINS = "influcoder_lightning.methods"
 """Group of entry points: a method that an installed package brings along, under its name."""
 
 
-def register(
-    name: str, *, needs: Iterable[str] | None = None, says: str | None = None
-) -> Callable[[_F], _F]:
-    """Make a function available as `rank(method=name)`.
-
-    It takes a `Request` and its own options as keyword arguments, and returns a `Ranking`.
-
-    Args:
-        name: of the method.
-        needs: what it works on: some of "gradients", "records" (ids, tokens and losses of the
-            steps) and "updates" of samples that were valued, "queries", "text", "tower" (a run's
-            encoder of text), "model". The recipes refuse a method before an hour has gone into
-            what it needs. None: it does not say, and shows when it runs.
-        says: how it ranks, in one sentence that reports show with its name.
-
-    Raises:
-        RankingError: the name belongs to another method, or an unknown need.
-
-    Example:
-        >>> from influcoder_lightning.influence import Ranking, rank, register
-        >>> @register("by_prompt", needs={"text"})
-        ... def by_prompt(request, *, sign=1):
-        ...     ids, rows = request.data_rows()
-        ...     return Ranking(ids, [sign * len(row["prompt"]) for row in rows])
-        >>> rows = [{"prompt": "Hi", "response": "ho"}, {"prompt": "Hello", "response": "ho"}]
-        >>> rank(None, "by_prompt", data=rows).top_k(1)
-        [1]
-    """
-    if isinstance(needs, str):  # else its letters would be the needs
-        needs = [needs]
-
-    def add(function: _F) -> _F:
-        owner = _module(name) if name in _built_in() else None
-        known = _METHODS.get(name)
-        same = known is None or (known.function.__module__, known.function.__qualname__) == (
-            function.__module__,
-            function.__qualname__,
-        )
-        if not same or owner not in (None, function.__module__):
-            raise RankingError(f"a ranking method {name!r} exists already; choose another name")
-        _METHODS[name] = Method(name, function, None if needs is None else frozenset(needs), says)
-        return function
-
-    return add
-
-
-@cache
-def _built_in() -> frozenset[str]:
-    """Names of the package's own methods, each that of its file."""
-    return frozenset(module.name for module in pkgutil.iter_modules(methods.__path__))
-
-
-def _module(name: str) -> str:
-    return f"{methods.__name__}.{name}"
-
-
 def available_methods() -> list[str]:
     """Names of all ranking methods, sorted: built in, registered, or of an installed package."""
-    return sorted({*_built_in(), *_METHODS, *entry_points(group=PLUGINS).names})
+    return sorted({*built_in(), *METHODS, *entry_points(group=PLUGINS).names})
 
 
 def get_method(name: str) -> Method:
@@ -90,25 +29,25 @@ def get_method(name: str) -> Method:
         RankingError: unknown name; lists the known ones. Or the package that brings the method
             cannot be imported.
     """
-    if name not in _METHODS:
-        if name in _built_in():
-            importlib.import_module(_module(name))
+    if name not in METHODS:
+        if name in built_in():
+            importlib.import_module(module_of(name))
         else:
             for plugin in entry_points(group=PLUGINS, name=name):
                 _load(plugin)
-    if name not in _METHODS:
+    if name not in METHODS:
         known = available_methods()
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise RankingError(
             f"unknown ranking method {name!r}{hint} Known methods: {', '.join(known)}"
         )
-    return _METHODS[name]
+    return METHODS[name]
 
 
 def what_it_says(name: str) -> str | None:
     """How a method ranks; None for a method of an installed package that was not asked for yet."""
-    known = name in _METHODS or name in _built_in()
+    known = name in METHODS or name in built_in()
     return get_method(name).says if known else None
 
 

@@ -12,9 +12,16 @@ from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.agreement import Pair, agreement, pair
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.report import Chart, Number, Numbers, Section, Table, Text
 from influcoder_lightning.report.findings.two_rankings import agreement_figure
-from influcoder_lightning.report.press.blocks import Block
+from influcoder_lightning.report.press.blocks import (
+    Block,
+    Chart,
+    Number,
+    Numbers,
+    Section,
+    Table,
+    Text,
+)
 from influcoder_lightning.run.outputs import FIGURES, read_json
 from influcoder_lightning.run.recipe import Facts, Output, Recipe
 from influcoder_lightning.run.run_folder import require

@@ -7,14 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning import Ranking, select
+import numpy as np
+
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
+from influcoder_lightning.ids import as_id_array
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
-from influcoder_lightning.report import summarise_arms, write_comparison
+from influcoder_lightning.report.findings.comparison import summarise_arms, write_comparison
 from influcoder_lightning.report.loggers import log_comparison
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, Split
@@ -25,6 +28,7 @@ from influcoder_lightning.run.run_folder import require, source_folder
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.selection.selection import select
 
 log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
@@ -103,7 +107,7 @@ def check(materials: Materials) -> None:
 def arms_of(ranking: Ranking, pool: Split, k: int, seeds: Sequence[int]) -> Arms:
     """Arm -> ids for each seed; the random arm draws from the whole pool, anew for each seed."""
     everyone = list(dict.fromkeys(pool.ids))
-    chance = Ranking(everyone, [0.0] * len(everyone), method="random")
+    chance = Ranking(as_id_array(everyone), np.zeros(len(everyone)), method="random")
     n = len(seeds)
     return {
         "top_k": [ranking.top_k(k)] * n,

@@ -21,7 +21,7 @@ from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.capture.self_check import HALF, WIDE
-from influcoder_lightning.data import collate_samples
+from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import CaptureError, InfluCoderError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_model

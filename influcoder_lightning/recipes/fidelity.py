@@ -19,7 +19,7 @@ from influcoder_lightning.recipes.pages.fidelity import (
     fidelity_table,
     quality_figure,
 )
-from influcoder_lightning.report import Chart, Section, Text
+from influcoder_lightning.report.press.blocks import Chart, Section, Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import AS_TABLE, FIGURES, read_json
 from influcoder_lightning.run.recipe import Facts, Output, Recipe

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.capture.layers import find_lora_linears
-from influcoder_lightning.data import default_template, tokenize_rows
 from influcoder_lightning.data.rows import Row
+from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.encoder.distillation import DistillationSettings
 from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.finetune.training import steps_of_epochs, train

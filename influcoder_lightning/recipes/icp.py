@@ -23,7 +23,7 @@ from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.report import Section, Text
+from influcoder_lightning.report.press.blocks import Section, Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import FIGURES, RANKED
 from influcoder_lightning.run.recipe import Output, Recipe

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning import InfluenceStore, Ranking
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.ids import as_id_array
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import available_methods, get_method
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import lds_removal, valuate
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.lds import lds_headline, lds_sections
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
-from influcoder_lightning.report import Text
+from influcoder_lightning.report.press.blocks import Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import AS_TABLE, FIGURES, MODELS, read_json
 from influcoder_lightning.run.recipe import Facts, Output, Recipe

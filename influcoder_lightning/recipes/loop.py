@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning import Ranking, select
-from influcoder_lightning.data import write_jsonl
+import numpy as np
+
+from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.ids import as_id_array
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.recipes.compare import run_arms
 from influcoder_lightning.recipes.loop_round import (
@@ -24,7 +27,8 @@ from influcoder_lightning.recipes.loop_round import (
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.loop import loop_chart, loop_sections, verdict, write_loop
 from influcoder_lightning.recipes.retrain import retrain_steps
-from influcoder_lightning.report import headline_of, summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
+from influcoder_lightning.report.findings.headline import headline_of
 from influcoder_lightning.run.finished_parts import read_part, write_part
 from influcoder_lightning.run.materials import Materials, Split
 from influcoder_lightning.run.outputs import (
@@ -40,6 +44,7 @@ from influcoder_lightning.run.recipe import Facts, Output, Recipe
 from influcoder_lightning.run.run_folder import SELECTED, require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.selection.selection import select
 
 log = logging.getLogger(__name__)
 # What decides when to stop, and what is compared, may change without doing a round again.
@@ -207,7 +212,7 @@ def arms_of(
 ) -> dict[str, list[Sequence[Any]]]:
     """Arm -> ids for each seed; the random arm draws from the whole pool, anew for each seed."""
     everyone = list(dict.fromkeys(pool.ids))
-    chance = Ranking(everyone, [0.0] * len(everyone), method="random")
+    chance = Ranking(as_id_array(everyone), np.zeros(len(everyone)), method="random")
     n = len(seeds)
     return {
         "loop": [kept] * n,

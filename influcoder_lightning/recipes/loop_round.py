@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from influcoder_lightning import InfluenceStore, Ranking, select
-from influcoder_lightning.data import write_jsonl
-from influcoder_lightning.data.rows import Row
+from influcoder_lightning.data.rows import Row, write_jsonl
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import id_keys
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
 from influcoder_lightning.run.finished_parts import read_part, write_part
@@ -29,6 +29,7 @@ from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.selection.diversity import SampleCodes
+from influcoder_lightning.selection.selection import select
 
 log = logging.getLogger(__name__)
 PART = "round.json"

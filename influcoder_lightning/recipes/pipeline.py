@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.pages import common as page

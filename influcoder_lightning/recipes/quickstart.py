@@ -12,23 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from influcoder_lightning import Ranking
-from influcoder_lightning.data import (
-    SkillData,
-    build_tiny_llama,
-    build_tokenizer,
-    default_template,
-    make_skill_data,
-    pretrain,
-    tokenize_rows,
-    write_jsonl,
-)
+from influcoder_lightning.data.rows import write_jsonl
+from influcoder_lightning.data.skills import SkillData, make_skill_data
+from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer, pretrain
+from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes import pipeline, valuate
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.report import Section, Table, Text
+from influcoder_lightning.report.press.blocks import Section, Table, Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED, read_json
 from influcoder_lightning.run.recipe import Facts, Output, Recipe

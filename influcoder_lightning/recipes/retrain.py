@@ -15,7 +15,7 @@ from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.report import Number, Numbers, Text
+from influcoder_lightning.report.press.blocks import Number, Numbers, Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, read_json
 from influcoder_lightning.run.progress import ShowSteps

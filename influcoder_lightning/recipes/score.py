@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning import InfluenceStore, rank
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune.models import device, load_model
 from influcoder_lightning.influence.part import StoreWithoutRows
-from influcoder_lightning.influence.registry import get_method
+from influcoder_lightning.influence.registry import get_method, rank
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import score_text
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
 from influcoder_lightning.recipes.pages import common as page

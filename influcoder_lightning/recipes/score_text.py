@@ -6,17 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning import InfluenceStore
-from influcoder_lightning import select as choose_ids
-from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.data.overlap import PoolOverlap
+from influcoder_lightning.data.rows import load_rows, write_jsonl
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.score import Cost, score_sections
-from influcoder_lightning.report import plot_ranking
+from influcoder_lightning.report.findings.ranking_curve import plot_ranking
 from influcoder_lightning.run.outputs import CHOSEN, RANKED, VALUED
 from influcoder_lightning.run.recipe import Output
 from influcoder_lightning.run.run_folder import RANKING, SELECTED, require
@@ -27,6 +26,7 @@ from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 from influcoder_lightning.scoring.run import Scoring
 from influcoder_lightning.scoring.survey import Survey
+from influcoder_lightning.selection.selection import select as choose_ids
 
 log = logging.getLogger(__name__)
 _STRATEGIES = ("top_k", "bottom_k", "random", "threshold")

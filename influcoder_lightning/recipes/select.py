@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning import select as choose_ids
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.report import Number, Numbers
+from influcoder_lightning.report.press.blocks import Number, Numbers
 from influcoder_lightning.run.materials import Materials, Split, fit_to_pool
 from influcoder_lightning.run.outputs import CHOSEN, RANKED
 from influcoder_lightning.run.recipe import Recipe
@@ -30,6 +30,7 @@ from influcoder_lightning.run.run_folder import (
 from influcoder_lightning.run.saved_config import load_config, save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.selection.diversity import SampleCodes
+from influcoder_lightning.selection.selection import select as choose_ids
 from influcoder_lightning.selection.selection import select_rows
 
 log = logging.getLogger(__name__)

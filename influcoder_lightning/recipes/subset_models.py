@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import causal_lm_losses
-from influcoder_lightning.data import collate_samples
+from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.finetune.models import device, load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.run.materials import Materials

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from influcoder_lightning import InfluenceStore, Ranking, extract_features
 from influcoder_lightning.errors import ConfigError, StoreError
+from influcoder_lightning.extract import extract_features
 from influcoder_lightning.finetune.models import (
     add_lora,
     device,
@@ -18,7 +18,9 @@ from influcoder_lightning.finetune.models import (
     load_model,
 )
 from influcoder_lightning.finetune.training import Checkpoints, train
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import get_method
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.method_checks import check_for_valuation
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.data import load_rows
+from influcoder_lightning.data.rows import load_rows
 from influcoder_lightning.encoder.gradient_tower import TOWERS, load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import ConfigError, StoreError

@@ -13,16 +13,10 @@ from typing import Any
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from influcoder_lightning.data import (
-    check_overlap,
-    collate_samples,
-    default_template,
-    load_rows,
-    row_ids,
-    tokenize_rows,
-)
-from influcoder_lightning.data.rows import Row
-from influcoder_lightning.data.tokenization import TruncationReport
+from influcoder_lightning.data.overlap import check_overlap
+from influcoder_lightning.data.rows import Row, load_rows, row_ids
+from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.tokenization import TruncationReport, collate_samples, tokenize_rows
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs

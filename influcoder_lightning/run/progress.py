@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from lightning.pytorch.callbacks import Callback
 
-from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.printable import printable
 from influcoder_lightning.run.stages import Stage
 

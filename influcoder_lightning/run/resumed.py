@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from influcoder_lightning import InfluenceCallback
-from influcoder_lightning.data import default_template
+from influcoder_lightning.callback.influence_callback import InfluenceCallback
+from influcoder_lightning.data.template import default_template
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.settings import plain
 from influcoder_lightning.valuation.fingerprint import tokenizer_identity

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from influcoder_lightning.capture.batches import TokenBatch
 from influcoder_lightning.capture.diagnosis import check_rows
 from influcoder_lightning.capture.forward import SampleLosses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.random_streams import streams_kept
 
 
 def check_alone(
@@ -21,6 +21,6 @@ def check_alone(
         CaptureError: they differ, see `check_rows`.
     """
     if n:
-        with isolate_rng():
+        with streams_kept():
             line = check_rows(capture, losses, batch, rows, n)
         rank_zero_info(f"influcoder: self-check: {line}")

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.losses import IGNORE_INDEX
+from influcoder_lightning.random_streams import streams_kept
 
 _SAMPLED = 1024  # numbers of each weight matrix
 
@@ -68,7 +68,7 @@ def query_samples(batches: Iterable[Any], reader: BatchReader) -> str:
         DataError: a batch that ``reader`` cannot read.
     """
     samples: list[str] = []
-    with isolate_rng():
+    with streams_kept():
         for batch in map(reader.read, batches):
             tokens = _attended(batch)
             for row, label in enumerate(batch.labels.cpu()):

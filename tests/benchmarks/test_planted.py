@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning import write_jsonl
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import planted

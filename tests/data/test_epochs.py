@@ -7,8 +7,7 @@ import torch
 from conftest import FineTuning, Samples, tokens, trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from influcoder_lightning import collate_with_sample_ids, with_sample_ids
-from influcoder_lightning.data import EpochLoader
+from influcoder_lightning import EpochLoader, collate_with_sample_ids, with_sample_ids
 from influcoder_lightning.errors import ConfigError
 
 N, BATCH, STEPS = 22, 4, 14

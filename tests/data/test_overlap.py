@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 
-from influcoder_lightning.data import check_overlap
+from influcoder_lightning.data.overlap import check_overlap
 from influcoder_lightning.errors import DataError
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from influcoder_lightning.data import load_rows, row_ids, write_jsonl
+from influcoder_lightning import load_rows, row_ids, write_jsonl
 from influcoder_lightning.data.rows import unread_rows
 from influcoder_lightning.errors import ConfigError, DataError
 

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from influcoder_lightning.data import (
-    batch_labels,
-    batch_sample_ids,
-    collate_with_sample_ids,
-    with_sample_ids,
-)
-from influcoder_lightning.data.sample_ids import IdList, IdTuple
+from influcoder_lightning import collate_with_sample_ids, with_sample_ids
+from influcoder_lightning.data.sample_ids import IdList, IdTuple, batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
 
 X = torch.arange(10, dtype=torch.float32).reshape(5, 2)

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning.data import SKILLS, check_overlap, make_skill_data, row_ids
+from influcoder_lightning import row_ids
+from influcoder_lightning.data.overlap import check_overlap
+from influcoder_lightning.data.skills import SKILLS, make_skill_data
 from influcoder_lightning.errors import ConfigError
 
 

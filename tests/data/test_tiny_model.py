@@ -4,14 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from influcoder_lightning.data import (
-    build_tiny_llama,
-    build_tokenizer,
-    default_template,
-    make_skill_data,
-    pretrain,
-    tokenize_rows,
-)
+from influcoder_lightning import default_template, tokenize_rows
+from influcoder_lightning.data.skills import make_skill_data
+from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer, pretrain
 from influcoder_lightning.errors import ConfigError
 
 

@@ -5,13 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning.data import (
-    Template,
-    build_tokenizer,
-    collate_samples,
-    default_template,
-    tokenize_rows,
-)
+from influcoder_lightning import collate_samples, default_template, tokenize_rows
+from influcoder_lightning.data.template import Template
+from influcoder_lightning.data.tiny_model import build_tokenizer
 from influcoder_lightning.errors import ConfigError, DataError
 
 TEMPLATE = "<s>### Instruction:\n{prompt}\n### Response:\n{response}</s>"

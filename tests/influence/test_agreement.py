@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.influence.agreement import agreement, pair
 from influcoder_lightning.influence.score_files import load_scores
 

@@ -8,8 +8,8 @@ from fake_store import FakeStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import rank
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import rank
 
 
 def unit(rows):

@@ -6,8 +6,8 @@ from fake_store import FakeStore, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import rank
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import rank
 
 
 class UpdatesStore(FakeStore):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from fake_store import FakeStore
 
+from influcoder_lightning import Ranking, available_methods, rank, register
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking, available_methods, rank, register
 
 ROWS = [
     {"id": "a", "prompt": "what is question one", "response": "answer one"},

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from influcoder_lightning import Ranking, available_methods, rank
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking, available_methods, rank, registry
+from influcoder_lightning.influence import registry
 from influcoder_lightning.report.press.glossary import definition
 
 ROWS = [{"prompt": "Hi", "response": "ho"}, {"prompt": "Hello", "response": "ho"}]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.spreadsheet import from_cell
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

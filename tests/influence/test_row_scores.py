@@ -9,9 +9,9 @@ from fake_store import FakeStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning import InfluenceStore
+from influcoder_lightning import InfluenceStore, Ranking, rank
 from influcoder_lightning.errors import RankingError, StoreError
-from influcoder_lightning.influence import Ranking, rank, ranking_file, row_scores
+from influcoder_lightning.influence import ranking_file, row_scores
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.store.segments import FeatureBlock
 from influcoder_lightning.store.writer import StoreWriter

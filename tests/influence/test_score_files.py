@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.influence.score_files import load_scores
 
 SCORES = [0.5, -1.25, 3.0, 0.0]

@@ -9,9 +9,8 @@ import pytest
 import torch
 from conftest import tiny_peft
 
-from influcoder_lightning.data import tokenize_rows
+from influcoder_lightning import rank, tokenize_rows
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import rank
 
 ROWS = [
     {"id": "a", "prompt": "what is question one", "response": "answer one one"},

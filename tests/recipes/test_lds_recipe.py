@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import running
 
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning import write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 
 WORDS = ("red", "green", "blue", "one", "two")

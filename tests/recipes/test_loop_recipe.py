@@ -14,8 +14,7 @@ import running
 from hypothesis import given
 from hypothesis import strategies as st
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import load_rows, write_jsonl
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes.loop import best_round, why_stop
 from influcoder_lightning.recipes.loop_round import held_out_queries

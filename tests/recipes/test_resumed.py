@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from running import error_of, run
 
-from influcoder_lightning import InfluenceStore
-from influcoder_lightning.data import make_skill_data, write_jsonl
+from influcoder_lightning import InfluenceStore, write_jsonl
+from influcoder_lightning.data.skills import make_skill_data
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.run.progress import ShowSteps
 

@@ -12,8 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import OmegaConf
 
+from influcoder_lightning import write_jsonl
 from influcoder_lightning.cli import run_recipe
-from influcoder_lightning.data import build_tiny_llama, build_tokenizer, write_jsonl
+from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.run.loggers import close_loggers, run_loggers
 

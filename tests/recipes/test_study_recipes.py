@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from running import run
 
-from influcoder_lightning import Ranking
-from influcoder_lightning.data import write_jsonl
+from influcoder_lightning import Ranking, write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.recipes import icp as icp_recipe
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.report import summarise_arms
+from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.report.loggers import log_comparison, log_ranking
 
 N = 30

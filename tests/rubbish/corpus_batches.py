@@ -11,8 +11,12 @@ import torch
 from corpus import Case
 from torch.utils.data import IterableDataset
 
-from influcoder_lightning import collate_with_sample_ids, with_sample_ids
-from influcoder_lightning.data import collate_samples, write_jsonl
+from influcoder_lightning import (
+    collate_samples,
+    collate_with_sample_ids,
+    with_sample_ids,
+    write_jsonl,
+)
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.data.template import Template
 from influcoder_lightning.errors import ConfigError, DataError

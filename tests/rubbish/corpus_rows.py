@@ -21,7 +21,7 @@ from corpus import (
     sparse_of,
 )
 
-from influcoder_lightning.data import load_rows, row_ids
+from influcoder_lightning import load_rows, row_ids
 from influcoder_lightning.errors import DataError
 
 NAME = "rows.jsonl"

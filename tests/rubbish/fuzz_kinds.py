@@ -23,8 +23,7 @@ import numpy as np
 from conftest import tiny_llama
 from safetensors.numpy import save
 
-from influcoder_lightning import InfluenceStore, Ranking
-from influcoder_lightning.data import load_rows
+from influcoder_lightning import InfluenceStore, Ranking, load_rows
 from influcoder_lightning.encoder.gradient_tower import load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.finetune.models import load_adapter

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from influcoder_lightning import Ranking
-from influcoder_lightning.data import load_rows
+from influcoder_lightning import Ranking, load_rows
 from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import ConfigError, DataError, RankingError, StoreError

@@ -13,9 +13,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, write_jsonl
 from influcoder_lightning.cli import run_recipe
-from influcoder_lightning.data import load_rows, write_jsonl
 from influcoder_lightning.influence import registry
 from influcoder_lightning.run.materials import Materials
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from influcoder_lightning.data import load_rows, row_ids, write_jsonl
+from influcoder_lightning import load_rows, row_ids, write_jsonl
 from influcoder_lightning.data.overlap import PoolOverlap
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.encoder.text_tower import TextTower

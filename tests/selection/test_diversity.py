@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.selection import diversity
 from influcoder_lightning.selection.diversity import SampleCodes, count_near_copies
 from influcoder_lightning.selection.selection import select

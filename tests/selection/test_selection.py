@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.selection.selection import (
     available_strategies,
     register_strategy,

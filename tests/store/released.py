@@ -12,8 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from influcoder_lightning import InfluenceCallback, collate_with_sample_ids, with_sample_ids
-from influcoder_lightning.data import EpochLoader
+from influcoder_lightning import (
+    EpochLoader,
+    InfluenceCallback,
+    collate_with_sample_ids,
+    with_sample_ids,
+)
 
 HERE = Path(__file__).parent / "release_0_1"
 N_SAMPLES, BATCH, EPOCHS = 24, 4, 2

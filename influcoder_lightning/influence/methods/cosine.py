@@ -9,8 +9,8 @@ because the gradient norm falls with response length); here with a mean over the
 
 from __future__ import annotations
 
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError, StoreError
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request, TextEncoder
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import rank_text

@@ -9,8 +9,8 @@ Alignment", arXiv 2402.04833.
 from __future__ import annotations
 
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import PER_QUERY_BYTES, rank_by_cosines
 

@@ -11,8 +11,8 @@ length 1, which inflates the cosines of samples the code space hardly knows: see
 from __future__ import annotations
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 

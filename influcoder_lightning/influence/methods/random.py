@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 

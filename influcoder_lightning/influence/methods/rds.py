@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 
 from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import model_inputs
-from influcoder_lightning.data import collate_samples, default_template, tokenize_rows
+from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.tokenization import collate_samples, tokenize_rows
+from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import rank_text
@@ -81,7 +82,7 @@ def hidden_states(
     with evaluating(model), torch.inference_mode():
         for start in range(0, len(dataset), batch_size):
             stop = min(start + batch_size, len(dataset))
-            batch = move_data_to_device(collate([dataset[i] for i in range(start, stop)]), device)
+            batch = moved(collate([dataset[i] for i in range(start, stop)]), device)
             inputs = model_inputs(model, BatchReader().read(batch))
             output = model(**inputs, output_hidden_states=True, use_cache=False)
             mask = batch["attention_mask"]

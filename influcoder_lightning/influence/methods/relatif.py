@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.influence.curvature import Curvature, CurvedQueries
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 

@@ -12,8 +12,8 @@ import numpy as np
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.registry import register
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import rank_by_cosines
 

@@ -10,8 +10,15 @@ from typing import Any
 
 import yaml
 
-from influcoder_lightning import Ranking
-from influcoder_lightning.report import (
+from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.report.findings.ambiguous import spread_over_queries
+from influcoder_lightning.report.findings.comparison import comparison_figure
+from influcoder_lightning.report.findings.headline import cautions, headline_of
+from influcoder_lightning.report.findings.ranking_curve import ranking_figure
+from influcoder_lightning.report.findings.samples import samples_of
+from influcoder_lightning.report.findings.tables import arms_table
+from influcoder_lightning.report.press.blocks import (
+    Block,
     Chart,
     Code,
     Files,
@@ -21,16 +28,8 @@ from influcoder_lightning.report import (
     Section,
     Table,
     Text,
-    arms_table,
-    comparison_figure,
-    headline_of,
-    ranking_figure,
-    samples_of,
-    write_page,
 )
-from influcoder_lightning.report.findings.ambiguous import spread_over_queries
-from influcoder_lightning.report.findings.headline import cautions
-from influcoder_lightning.report.press.blocks import Block
+from influcoder_lightning.report.press.html import write_page
 from influcoder_lightning.run.materials import Materials, Split
 from influcoder_lightning.run.outputs import n_lines
 from influcoder_lightning.run.recipe import Output, present

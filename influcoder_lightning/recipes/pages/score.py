@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.report import (
+from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
+from influcoder_lightning.report.press.blocks import (
+    Block,
     Chart,
     Code,
     Number,
@@ -19,8 +21,6 @@ from influcoder_lightning.report import (
     Table,
     Text,
 )
-from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
-from influcoder_lightning.report.press.blocks import Block
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 
@@ -153,7 +153,7 @@ def _next_steps(folder: Path, chosen: bool) -> Section:
         "To choose other rows, repeat the command of this run with resume=true and another "
         "select.k: nothing is scored again."
     )
-    retrain = [
+    retrain: list[Block] = [
         Text("Train a LoRA on the chosen rows:"),
         Code(f"influcoder recipe=retrain from={at}"),
     ]

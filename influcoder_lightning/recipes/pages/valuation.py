@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning import InfluenceStore, Ranking
+from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.several import rank_by_several
+from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.report import Section, Text
 from influcoder_lightning.report.findings.ambiguous import ambiguous_section, find_spread
 from influcoder_lightning.report.findings.cost import cost_section
 from influcoder_lightning.report.findings.distribution import distribution_section
 from influcoder_lightning.report.findings.drift import drift_sections
 from influcoder_lightning.report.findings.method_agreement import agreement_section
 from influcoder_lightning.report.findings.near_copies import near_copies_section
+from influcoder_lightning.report.press.blocks import Section, Text
 from influcoder_lightning.run import stages
 from influcoder_lightning.run.materials import Materials, Split
 from influcoder_lightning.selection.diversity import SampleCodes

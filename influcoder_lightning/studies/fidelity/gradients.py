@@ -14,7 +14,7 @@ from influcoder_lightning.capture.features import evaluating, feature_rows
 from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.data import collate_samples
+from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.projection import Projector, build_projector
 
 STORED_SCALE = 256.0  # keeps entries of unit gradients clear of float16's smallest numbers

@@ -13,8 +13,8 @@ from influcoder_lightning.encoder.distillation import Distillation, Distillation
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_encoder
 from influcoder_lightning.encoder.text_head import TextHead
-from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.methods.rds import hidden_states
+from influcoder_lightning.influence.registry import rank
 from influcoder_lightning.studies.fidelity.board import cpu_ms
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradient_methods import Codes

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import rank
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
 from influcoder_lightning.errors import CaptureError, ConfigError, DataError, RankingError
-from influcoder_lightning.influence import rank
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.probing.prompts import Prompts

@@ -19,8 +19,9 @@ from influcoder_lightning import (
     with_sample_ids,
 )
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.report import Chart, Folded, Numbers, Table, Text, write_page
+from influcoder_lightning.report.press.blocks import Chart, Folded, Numbers, Table, Text
 from influcoder_lightning.report.press.glossary import definition
+from influcoder_lightning.report.press.html import write_page
 from influcoder_lightning.run.materials import Split
 
 POOL = tokens(24, seed=61)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import DataError, RankingError
-from influcoder_lightning.influence import Ranking
-from influcoder_lightning.report import plot_ranking, summarise_arms, write_comparison
+from influcoder_lightning.report.findings.comparison import summarise_arms, write_comparison
+from influcoder_lightning.report.findings.ranking_curve import plot_ranking
 
 # Two-sided 95 % quantiles of Student's t, from printed tables.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262}

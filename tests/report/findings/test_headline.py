@@ -8,9 +8,16 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning.report import Number, Numbers, Text, headline_of, summarise_arms
 from influcoder_lightning.report.findings import headline as module
-from influcoder_lightning.report.findings.headline import cautions, certainty, difference, verdict
+from influcoder_lightning.report.findings.comparison import summarise_arms
+from influcoder_lightning.report.findings.headline import (
+    cautions,
+    certainty,
+    difference,
+    headline_of,
+    verdict,
+)
+from influcoder_lightning.report.press.blocks import Number, Numbers, Text
 
 losses = st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)), min_size=2, max_size=6)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influcoder_lightning.influence import Ranking
-from influcoder_lightning.report import samples_of
+from influcoder_lightning import Ranking
 from influcoder_lightning.report.findings import samples
 from influcoder_lightning.report.findings.ambiguous import spread_over_queries
+from influcoder_lightning.report.findings.samples import samples_of
 
 scores = st.lists(st.floats(-5, 5) | st.just(np.nan), min_size=2, max_size=60)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from influcoder_lightning.influence import Ranking
+from influcoder_lightning import Ranking
 from influcoder_lightning.influence.agreement import agreement, pair
 from influcoder_lightning.report.findings.two_rankings import _overlaps, agreement_figure
 from influcoder_lightning.report.press.style import save_figure

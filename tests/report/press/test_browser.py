@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import matplotlib.figure
 import pytest
 
-from influcoder_lightning.report import (
+from influcoder_lightning.report.press.blocks import (
     Chart,
     Code,
     Folded,
@@ -17,8 +17,8 @@ from influcoder_lightning.report import (
     Section,
     Table,
     Text,
-    write_page,
 )
+from influcoder_lightning.report.press.html import write_page
 from influcoder_lightning.report.press.style import ACCENT, INK, tidy
 
 N = 137

@@ -12,7 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.report import (
+from influcoder_lightning.report import explorer
+from influcoder_lightning.report.press.blocks import (
     Chart,
     Code,
     Figure,
@@ -24,12 +25,10 @@ from influcoder_lightning.report import (
     Section,
     Table,
     Text,
-    explorer,
-    write_page,
 )
 from influcoder_lightning.report.press.explorer import fit, script_json
 from influcoder_lightning.report.press.glossary import definition
-from influcoder_lightning.report.press.html import MOST_BYTES, page
+from influcoder_lightning.report.press.html import MOST_BYTES, page, write_page
 
 HERE = Path()
 VOID = {"meta", "img", "input", "br"}

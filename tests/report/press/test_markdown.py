@@ -8,21 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import DataError, RankingError
-from influcoder_lightning.influence import Ranking
-from influcoder_lightning.report import (
-    Code,
-    Figure,
-    Files,
-    Section,
-    Table,
-    Text,
-    arms_table,
-    sample_table,
-    summarise_arms,
-    write_report,
-)
-from influcoder_lightning.report.press.markdown import render
+from influcoder_lightning.report.findings.comparison import summarise_arms
+from influcoder_lightning.report.findings.tables import arms_table, sample_table
+from influcoder_lightning.report.press.blocks import Code, Figure, Files, Section, Table, Text
+from influcoder_lightning.report.press.markdown import render, write_report
 
 HERE = Path()
 # A parser of its own as the judge: tables and HTML on, as where people read reports.

@@ -6,8 +6,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influcoder_lightning import Ranking
 from influcoder_lightning.errors import DataError, RankingError
-from influcoder_lightning.influence import Ranking
 from influcoder_lightning.influence.cascade import choose_for_exact, merge_exact
 from influcoder_lightning.studies.fidelity.cascades import by_confidence, cascade
 from influcoder_lightning.studies.fidelity.rank_correlation import (
