@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -153,7 +154,9 @@ def names_of_module(package: str, module: str) -> Callable[[str], Any]:
 
     def find(name: str) -> Any:
         new = f"{package}.{module}"
-        if name.startswith("__") or not hasattr(importlib.import_module(new), name):
+        # `from package import file` asks here first, and must not load the module for it.
+        is_file = find_spec(f"{package}.{name}") is not None
+        if is_file or name.startswith("__") or not hasattr(importlib.import_module(new), name):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         _warn(f"{package}.{name}", f"{new}.{name}", stacklevel=3)
         return getattr(sys.modules[new], name)

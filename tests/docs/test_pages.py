@@ -14,7 +14,7 @@ from pathlib import Path
 import pages
 import pytest
 
-from influcoder_lightning.influence import registry
+from influcoder_lightning.influence.method import METHODS, built_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 TUTORIAL = DOCS / "tutorial.md"
@@ -45,8 +45,8 @@ def folder(tmp_path, first, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield tmp_path
-    for name in set(registry._METHODS) - registry._built_in():
-        del registry._METHODS[name]
+    for name in set(METHODS) - built_in():
+        del METHODS[name]
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

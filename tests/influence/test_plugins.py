@@ -9,6 +9,7 @@ import pytest
 from influcoder_lightning import Ranking, available_methods, rank
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence import registry
+from influcoder_lightning.influence.method import METHODS, built_in
 from influcoder_lightning.report.press.glossary import definition
 
 ROWS = [{"prompt": "Hi", "response": "ho"}, {"prompt": "Hello", "response": "ho"}]
@@ -37,7 +38,7 @@ def install(tmp_path, monkeypatch):
 
     yield write
     sys.modules.pop("our_methods", None)
-    registry._METHODS.pop("ours", None)
+    METHODS.pop("ours", None)
 
 
 @pytest.mark.parametrize(("register", "decorator"), [("", ""), (", register", "@register('ours')")])
@@ -85,7 +86,7 @@ def test_a_method_says_what_it_needs_or_nothing(install):
 
 
 def test_every_built_in_method_says_what_it_needs_and_how_it_ranks():
-    for name in sorted(registry._built_in()):
+    for name in sorted(built_in()):
         method = registry.get_method(name)
         assert method.needs, name
         assert str(definition(name)).endswith("."), name

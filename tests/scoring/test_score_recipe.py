@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from influcoder_lightning import InfluenceStore, Ranking, load_rows, write_jsonl
 from influcoder_lightning.cli import run_recipe
 from influcoder_lightning.influence import registry
+from influcoder_lightning.influence.method import METHODS
 from influcoder_lightning.run.materials import Materials
 
 TINY = [
@@ -65,7 +66,7 @@ def pool(base, tmp_path_factory) -> Path:
 @pytest.fixture
 def own_method():
     yield "ours"
-    registry._METHODS.pop("ours", None)
+    METHODS.pop("ours", None)
 
 
 def test_new_rows_are_scored_as_by_the_method_in_memory(base, pool, tmp_path):
