@@ -18,8 +18,8 @@ from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.influence_store import InfluenceStore
-from influcoder_lightning.valuation.alone import check_alone
 from influcoder_lightning.valuation.options import Options
+from influcoder_lightning.valuation.row_check import check_alone
 from influcoder_lightning.valuation.valuation import Valuation
 
 

@@ -1,9 +1,4 @@
-r"""
-InfluenceCallback
-^^^^^^^^^^^^^^^^^
-
-Values every training sample while a LoRA fine-tuning run goes on, and leaves that run unchanged.
-"""
+"""Values every training sample while a LoRA fine-tuning run goes on, which stays as it is."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
 from influcoder_lightning.report.findings.comparison import summarise_arms, write_comparison
-from influcoder_lightning.report.loggers import log_comparison
+from influcoder_lightning.report.logged_results import log_comparison
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, Split
 from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED

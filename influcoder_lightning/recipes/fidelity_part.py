@@ -29,9 +29,9 @@ from influcoder_lightning.studies.fidelity import (
     gradient_methods,
     text_methods,
 )
-from influcoder_lightning.studies.fidelity.board import Board
 from influcoder_lightning.studies.fidelity.data import FitGradients, StudyData
 from influcoder_lightning.studies.fidelity.gradients import STORED_SCALE, capture_exact, cosines
+from influcoder_lightning.studies.fidelity.method_rows import Board
 from influcoder_lightning.studies.fidelity.splits import draw_splits
 from influcoder_lightning.studies.fidelity.states import AdamMoments, KeepMoments, no_moments
 

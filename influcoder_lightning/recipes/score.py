@@ -12,7 +12,7 @@ import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.finetune.models import device, load_model
-from influcoder_lightning.influence.part import StoreWithoutRows
+from influcoder_lightning.influence.part_of_store import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method, rank
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import score_text

@@ -22,9 +22,9 @@ from influcoder_lightning.run.run_folder import RANKING, SELECTED, require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
-from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 from influcoder_lightning.scoring.run import Scoring
+from influcoder_lightning.scoring.sealed_parts import ScoreParts
 from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.selection.selection import select as choose_ids
 

@@ -24,7 +24,7 @@ from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.method_checks import check_for_valuation
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
-from influcoder_lightning.report.loggers import log_ranking
+from influcoder_lightning.report.logged_results import log_ranking
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.outputs import RANKED, VALUED

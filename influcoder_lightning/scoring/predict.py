@@ -25,7 +25,7 @@ from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.methods.encoder import score_texts
 from influcoder_lightning.influence.request import TextEncoder
-from influcoder_lightning.scoring.parts import Line, ScoreParts
+from influcoder_lightning.scoring.sealed_parts import Line, ScoreParts
 
 
 class Batch(NamedTuple):

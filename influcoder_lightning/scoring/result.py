@@ -12,7 +12,7 @@ from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.scoring.parts import Scores
+from influcoder_lightning.scoring.sealed_parts import Scores
 from influcoder_lightning.scoring.survey import pick_rows
 
 _BLOCK = 65_536  # ids looked at together: Python objects take much memory

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import sha256
-from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.predict import PartRows, PartWriter, TextScorer
+from influcoder_lightning.scoring.sealed_parts import ScoreParts
 
 Show = Callable[[int], Any]
 

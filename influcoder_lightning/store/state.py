@@ -19,7 +19,7 @@ from torch import Tensor
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import disk_errors, durable_tree, sha256, write_new
-from influcoder_lightning.store.output import Output
+from influcoder_lightning.store.failing_disk import Output
 from influcoder_lightning.tensors import tensor_blocks
 
 _VALUES, _TENSORS, _WEIGHTS = "values.json", "tensors.safetensors", "text_encoder.pt"

@@ -14,8 +14,8 @@ import numpy as np
 from influcoder_lightning.files import copy_blocks, durable_path, write_new
 from influcoder_lightning.store import schema, text
 from influcoder_lightning.store.codes import CODE_DTYPES, quantized
+from influcoder_lightning.store.failing_disk import Output
 from influcoder_lightning.store.folder import exclusive
-from influcoder_lightning.store.output import Output
 from influcoder_lightning.store.segments import FeatureBlock
 
 

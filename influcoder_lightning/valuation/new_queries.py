@@ -23,9 +23,9 @@ from influcoder_lightning.errors import DataError, StoreError
 from influcoder_lightning.projection import build_projector
 from influcoder_lightning.store.store_file import StoreFile
 from influcoder_lightning.store.writer import StoreWriter
-from influcoder_lightning.valuation.alone import check_alone
 from influcoder_lightning.valuation.options import Options
 from influcoder_lightning.valuation.recorder import encoded_block
+from influcoder_lightning.valuation.row_check import check_alone
 from influcoder_lightning.valuation.valuation import END
 
 

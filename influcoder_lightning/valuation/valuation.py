@@ -30,7 +30,7 @@ from influcoder_lightning.capture.layers import (
     refuse_compiled,
     uncaptured_parameters,
 )
-from influcoder_lightning.capture.observer import LossObserver
+from influcoder_lightning.capture.loss_observer import LossObserver
 from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.query_order import QueryOrder
 from influcoder_lightning.capture.rows import RowBatch, Text

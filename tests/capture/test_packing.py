@@ -14,8 +14,8 @@ from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.features import feature_rows
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
+from influcoder_lightning.capture.loss_observer import LossObserver
 from influcoder_lightning.capture.microbatch import MicroBatch
-from influcoder_lightning.capture.observer import LossObserver
 from influcoder_lightning.capture.packing import Segments
 from influcoder_lightning.capture.queries import batch_texts
 from influcoder_lightning.errors import DataError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.predict import TextScorer
 from influcoder_lightning.scoring.run import Scoring
+from influcoder_lightning.scoring.sealed_parts import ScoreParts
 
 
 def main(folder: Path, tower: Path) -> None:

@@ -25,10 +25,10 @@ from influcoder_lightning.errors import ConfigError, DataError, RankingError
 from influcoder_lightning.influence.methods.encoder import score_texts
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.text_scores import rank_text
-from influcoder_lightning.scoring.parts import ScoreParts
 from influcoder_lightning.scoring.predict import Batch, PartRows, TextScorer
 from influcoder_lightning.scoring.result import ScoredPool
 from influcoder_lightning.scoring.run import Scoring
+from influcoder_lightning.scoring.sealed_parts import ScoreParts
 from influcoder_lightning.scoring.survey import Survey, pick_rows
 
 WORDS = ["sun", "oak", "boat", "kel", "mim", "tor", "red", "two", "nine", "add", "sort", "say"]

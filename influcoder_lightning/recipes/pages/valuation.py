@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from influcoder_lightning.influence.rank_several import rank_by_several
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.several import rank_by_several
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.findings.ambiguous import ambiguous_section, find_spread

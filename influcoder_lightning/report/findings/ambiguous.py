@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from influcoder_lightning.ids import id_keys
+from influcoder_lightning.influence.rank_several import CONTROL, Several
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.several import CONTROL, Several
 from influcoder_lightning.report.press.blocks import Section, Table, Text
 
 WORK = 20_000_000  # places that are computed: queries x samples

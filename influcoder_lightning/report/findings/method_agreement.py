@@ -13,8 +13,8 @@ from scipy.stats import rankdata
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import id_keys
+from influcoder_lightning.influence.rank_several import SIMPLE, Several
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.influence.several import SIMPLE, Several
 from influcoder_lightning.report.press.blocks import Block, Chart, Folded, Section, Table, Text
 from influcoder_lightning.report.press.style import ACCENT, GRID, INK, PALETTE, hover, label
 

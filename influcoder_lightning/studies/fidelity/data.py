@@ -12,8 +12,8 @@ from torch import Tensor
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data.rows import Row
-from influcoder_lightning.studies.fidelity.board import Board
 from influcoder_lightning.studies.fidelity.gradients import STORED_SCALE
+from influcoder_lightning.studies.fidelity.method_rows import Board
 from influcoder_lightning.studies.fidelity.states import AdamMoments
 
 

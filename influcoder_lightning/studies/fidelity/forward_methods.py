@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from influcoder_lightning.capture.late import in_late_blocks, late_blocks
+from influcoder_lightning.capture.late_blocks import in_late_blocks, late_blocks
 from influcoder_lightning.encoder.forward_tower import ForwardTower
-from influcoder_lightning.studies.fidelity.board import cpu_ms
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradient_methods import Codes
 from influcoder_lightning.studies.fidelity.gradients import capture_exact, cosines
+from influcoder_lightning.studies.fidelity.method_rows import cpu_ms
 
 
 def forward_scores(

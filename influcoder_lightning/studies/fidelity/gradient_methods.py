@@ -10,9 +10,9 @@ import torch
 from influcoder_lightning.encoder.gradient_tower import GradientTower, RandomProjection
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.projection import build_projector
-from influcoder_lightning.studies.fidelity.board import cpu_ms
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradients import cosines, int8_rows, project, unit
+from influcoder_lightning.studies.fidelity.method_rows import cpu_ms
 
 TOWER_WIDTH = 512
 FLOAT16_WIDTHS = (32, 128, 256, 512)

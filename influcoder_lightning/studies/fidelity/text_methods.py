@@ -15,10 +15,10 @@ from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_en
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.influence.methods.rds import hidden_states
 from influcoder_lightning.influence.registry import rank
-from influcoder_lightning.studies.fidelity.board import cpu_ms
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradient_methods import Codes
 from influcoder_lightning.studies.fidelity.gradients import cosines, unit
+from influcoder_lightning.studies.fidelity.method_rows import cpu_ms
 from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import FineTuning, loader, oracle_gradient, relative_error, tiny_peft, tokens, trainer
 
-from influcoder_lightning.capture.late import late_blocks
+from influcoder_lightning.capture.late_blocks import late_blocks
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.projection import build_projector

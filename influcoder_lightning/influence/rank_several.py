@@ -11,7 +11,7 @@ import numpy as np
 from influcoder_lightning.errors import RankingError, StoreError
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
-from influcoder_lightning.influence.part import PartOfStore
+from influcoder_lightning.influence.part_of_store import PartOfStore
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import rank
 from influcoder_lightning.influence.request import StoreReader

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from influcoder_lightning import Ranking
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.report.findings.comparison import summarise_arms
-from influcoder_lightning.report.loggers import log_comparison, log_ranking
+from influcoder_lightning.report.logged_results import log_comparison, log_ranking
 
 N = 30
 RANKING = Ranking([f"s{i}" for i in range(N)], np.linspace(1, -1, N), method="cosine")
@@ -84,7 +84,7 @@ def test_weights_and_biases_offline_has_tables_and_images(tmp_path, monkeypatch)
 
 def test_csv_has_the_figures_and_says_what_it_cannot_hold(tmp_path, caplog):
     logger = CSVLogger(tmp_path)
-    with caplog.at_level(logging.INFO, "influcoder_lightning.report.loggers"):
+    with caplog.at_level(logging.INFO, "influcoder_lightning.report.logged_results"):
         log_all(logger)
     assert [message.partition(":")[0] for message in caplog.messages] == [
         "CSVLogger takes figures only"

@@ -5,10 +5,10 @@ import pytest
 from fake_store import FakeStore
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.part import PartOfStore
+from influcoder_lightning.influence.part_of_store import PartOfStore
+from influcoder_lightning.influence.rank_several import rank_by_several
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import rank
-from influcoder_lightning.influence.several import rank_by_several
 
 ALL = ["cosine", "fisher", "tracin", "self", "encoder", "loss", "length", "tfidf", "random"]
 
@@ -52,7 +52,7 @@ def test_a_method_of_the_users_own_comes_first():
 
 @pytest.mark.parametrize("string_ids", [False, True])
 def test_of_a_large_pool_a_seeded_part_is_ranked(monkeypatch, string_ids):
-    monkeypatch.setattr("influcoder_lightning.influence.several._FEWEST", 30)
+    monkeypatch.setattr("influcoder_lightning.influence.rank_several._FEWEST", 30)
     store = FakeStore(n_rows=400, string_ids=string_ids)
     main = rank(store, "cosine")
     data = rows(FakeStore(n_rows=400)) if not string_ids else []
