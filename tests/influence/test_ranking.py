@@ -260,7 +260,7 @@ def test_per_query_scores_of_another_ranking_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["influence.ranking", "influence.registry", "influence.aggregate",
+    ["influence.ranking", "influence.method", "influence.aggregate",
      "selection.selection",
      "report.press.markdown"],
 )  # fmt: skip
