@@ -14,7 +14,7 @@ def rate_shares(trainer: Trainer, linears: list[LoraLinear]) -> dict[int, float]
     Raises:
         MisconfigurationException: some captured weights are in none.
     """
-    sizes = {id(linear.module.weight): linear.numel for linear in linears}
+    sizes = {id(linear.weight): linear.numel for linear in linears}
     shares: dict[int, float] = {}
     for index, group in enumerate(trainer.optimizers[0].param_groups):
         owned = sum(sizes.get(id(p), 0) for p in group["params"])

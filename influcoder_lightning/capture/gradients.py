@@ -130,7 +130,7 @@ class GradientCapture:
             for module in (linear.module, *linear.tied):
                 self._handles.append(module.register_forward_hook(hook))
             self._handles.append(
-                linear.module.weight.register_post_accumulate_grad_hook(self._trained_hook(linear))
+                linear.weight.register_post_accumulate_grad_hook(self._trained_hook(linear))
             )
 
     def detach(self) -> None:
@@ -259,7 +259,7 @@ class GradientCapture:
 
     def _refuse_inner_backward(self) -> None:
         """`.backward()` in the step trains, too, unless its gradients were set to zero since."""
-        kept = [x.name for x in self._inner if (g := x.module.weight.grad) is not None and g.any()]
+        kept = [x.name for x in self._inner if (g := x.weight.grad) is not None and g.any()]
         if kept:
             self._fail(
                 CaptureError(
@@ -271,7 +271,7 @@ class GradientCapture:
 
     def _forward_hook(self, linear: LoraLinear) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self._armed or not module.weight.requires_grad:
+            if not self._armed or not linear.weight.requires_grad:
                 return None
             # A recomputation is no further use of the module; neither is DoRA's call on an identity
             # matrix, for the norm of the whole weight, which gets no gradient.

@@ -29,11 +29,11 @@ def late_blocks(model: nn.Module, n_blocks: int) -> Iterator[list[LoraLinear]]:
     early = [linear for linear, keep in zip(linears, late, strict=True) if not keep]
     try:
         for linear in early:
-            linear.module.weight.requires_grad_(False)
+            linear.weight.requires_grad_(False)
         yield find_lora_linears(model)
     finally:
         for linear in early:
-            linear.module.weight.requires_grad_(True)
+            linear.weight.requires_grad_(True)
 
 
 def in_late_blocks(linears: list[LoraLinear], n_blocks: int) -> list[bool]:

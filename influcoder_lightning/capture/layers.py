@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.errors import CaptureError
@@ -34,6 +34,11 @@ class LoraLinear:
     shape: tuple[int, int]
     offset: int
     tied: tuple[nn.Linear, ...] = ()
+
+    @property
+    def weight(self) -> Tensor:
+        """What is trained."""
+        return self.module.weight
 
     @property
     def numel(self) -> int:
@@ -125,7 +130,7 @@ def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
 
 def uncaptured_parameters(model: nn.Module, linears: list[LoraLinear]) -> list[str]:
     """Names of trainable parameters whose gradient is no part of the influence feature."""
-    captured = {id(linear.module.weight) for linear in linears}
+    captured = {id(linear.weight) for linear in linears}
     return [
         name for name, p in model.named_parameters() if p.requires_grad and id(p) not in captured
     ]

@@ -24,7 +24,7 @@ class TrainedLayers:
 
     def __init__(self, model: nn.Module, linears: Sequence[LoraLinear]) -> None:
         self._linears = linears
-        captured = {id(linear.module.weight) for linear in linears}
+        captured = {id(linear.weight) for linear in linears}
         self._others = [
             (f"{name}.{part}.{adapter}.weight", linear)
             for name, layer in lora_layers(model)
@@ -62,4 +62,4 @@ class TrainedLayers:
         return [linear.name for linear, trained in pairs if not trained]
 
     def _now(self) -> tuple[bool, ...]:
-        return tuple(linear.module.weight.requires_grad for linear in self._linears)
+        return tuple(linear.weight.requires_grad for linear in self._linears)

@@ -198,13 +198,13 @@ def update_rules(optimizer: Any, linears: Sequence[LoraLinear]) -> dict[str, Upd
             f"`optimizer_features=True` does not know how {kind} updates a weight. Train with one "
             f"of {known} (not a subclass), or switch the option off and rank by 'cosine'."
         )
-    sharded = next((x.name for x in linears if isinstance(x.module.weight, DTensor)), None)
+    sharded = next((x.name for x in linears if isinstance(x.weight, DTensor)), None)
     if sharded is not None:
         raise CaptureError(
             f"`optimizer_features=True`: `{sharded}` is sharded, so that no process holds the "
             "optimizer's whole state. Use `strategy='ddp'`, or switch the option off."
         )
-    return {linear.name: rule(optimizer, linear.module.weight) for linear in linears}
+    return {linear.name: rule(optimizer, linear.weight) for linear in linears}
 
 
 def _steps_done(state: dict[str, Any]) -> Tensor | float:

@@ -187,7 +187,7 @@ def _sketch(cfg: Settings, model: Any, sample: Mapping[str, Any]) -> Tensor:
     ids, labels = move_data_to_device([sample["input_ids"], sample["labels"]], device)
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
     loss = cross_entropy(logits.float(), labels[1:])
-    weights = [linear.module.weight for linear in linears]
+    weights = [linear.weight for linear in linears]
     found = torch.autograd.grad(loss, weights, allow_unused=True)
     sketch = torch.zeros((1, projector.dim), device=device, dtype=torch.float32)
     for linear, gradient in zip(linears, found, strict=True):

@@ -277,7 +277,7 @@ class Valuation:
 
     def trained_linears(self) -> list[LoraLinear]:
         """The captured layers that train now."""
-        return [x for x in self.capture.linears if x.module.weight.requires_grad]
+        return [x for x in self.capture.linears if x.weight.requires_grad]
 
     def _save_adapter(self, name: str) -> None:
         save_adapter(self.model, self.folder / "adapters" / name, write=self.processes.first)
@@ -317,7 +317,7 @@ class Valuation:
         return None
 
     def _diverged(self) -> bool:
-        weights = (linear.module.weight for linear in self.capture.linears)
+        weights = (linear.weight for linear in self.capture.linears)
         return not all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def texts(self, batch: TokenBatch) -> list[Text] | None:

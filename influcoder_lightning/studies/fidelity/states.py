@@ -61,7 +61,7 @@ class KeepMoments(Callback):
     def on_train_end(self, trainer: Any, *_: Any) -> None:
         """Copy the state."""
         optimizer = trainer.optimizers[0]
-        states = [optimizer.state[linear.module.weight] for linear in self._linears]
+        states = [optimizer.state[linear.weight] for linear in self._linears]
         group = optimizer.param_groups[0]
         self.moments = AdamMoments(
             torch.cat([state["exp_avg"].detach().float().flatten().cpu() for state in states]),
