@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,7 @@ def test_what_nobody_expected_keeps_its_traceback(command, monkeypatch, tmp_path
     def broken(*_):
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setattr(valuate, "run", broken)
+    monkeypatch.setattr(valuate, "RECIPE", replace(valuate.RECIPE, run=broken))
     code, lines = command(*VALUATE, f"hydra.run.dir={tmp_path}")
     assert code == 1
     assert lines[0].startswith("Traceback")
@@ -245,7 +246,7 @@ def test_a_full_disk_and_a_full_memory_say_what_to_do(command, monkeypatch, tmp_
         def broken(*_, error=error):
             raise error
 
-        monkeypatch.setattr(valuate, "run", broken)
+        monkeypatch.setattr(valuate, "RECIPE", replace(valuate.RECIPE, run=broken))
         code, (line,) = command(*VALUATE, f"hydra.run.dir={tmp_path}")
         assert code == 1
         assert words in line

@@ -11,7 +11,8 @@ that sets scores off against similarities.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
+from influcoder_lightning.influence.request import StoreReader
 from influcoder_lightning.influence.row_scores import unit_rows
 
 if TYPE_CHECKING:
-    from influcoder_lightning.store.store_file import StoreFile
+    from influcoder_lightning.encoder.gradient_tower import GradientTower
 
 MAX_SIMILARITY = 0.95
 Fetch = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -92,6 +94,15 @@ def count_near_copies(codes: NDArray[Any], max_similarity: float = MAX_SIMILARIT
     return copies
 
 
+class TowerStore(StoreReader, Protocol):
+    """What is read of a store: an `InfluenceStore`, or anything else with its methods."""
+
+    path: Path
+
+    def gradient_tower(self, version: int) -> GradientTower:
+        """The tower whose last version is ``version``."""
+
+
 class SampleCodes:
     """A code for each sample of a store: the mean of the unit codes of its rows, at norm 1.
 
@@ -110,7 +121,7 @@ class SampleCodes:
         select(ranking, "diverse", k=500, codes=SampleCodes(InfluenceStore("run")))
     """
 
-    def __init__(self, store: StoreFile, block_rows: int = 8192) -> None:
+    def __init__(self, store: TowerStore, block_rows: int = 8192) -> None:
         self._store, self._block_rows = store, block_rows
         self._rows = SampleRows(store.sample_ids)
         self._places = {key: place for place, key in enumerate(id_keys(self._rows.sample_ids))}
@@ -152,10 +163,7 @@ class SampleCodes:
         if version == last:
             return unit_rows(codes)
         if version not in self._maps:
-            from influcoder_lightning.encoder.gradient_tower import TOWERS, load_version
-
-            towers = (load_version(self._store.folder / TOWERS, v) for v in (last, version))
-            there, here = (tower.versions[-1] for tower in towers)
+            there, here = (self._store.gradient_tower(v).versions[-1] for v in (last, version))
             self._maps[version] = (there @ here.T).numpy()
         return unit_rows(unit_rows(codes) @ self._maps[version].T)
 

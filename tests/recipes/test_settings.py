@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.recipes import recipe_called
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.run_folder import absolute_paths, continue_run
 from influcoder_lightning.run.saved_config import begin_config, load_config, save_config
@@ -58,7 +59,7 @@ def test_text_stays_literal_through_a_chain_of_steps(tmp_path_factory, text, sco
         save_config(absolute_paths(cfg), here, fact=text)
         loaded = load_config(here)
         assert loaded.facts.fact == text
-        cfg = absolute_paths(continue_run(own(**{"from": str(here)}), recipe, []))
+        cfg = absolute_paths(continue_run(own(**{"from": str(here)}), recipe_called(recipe), []))
         assert plain(cfg)["model"]["template"] == f"<{text}"
         assert cfg.data.query == str(Path(f"/{text}"))
     first = load_config(folder / "0")  # icp and lds are a step's own
@@ -97,7 +98,7 @@ def test_no_variable_of_this_machine_gets_into_what_a_run_writes(tmp_path, monke
     content["data"]["query"] = "~/x"
     content["facts"] = {"pool": LEAK}
     (source / "config.yaml").write_text(yaml.safe_dump(content))
-    cfg = continue_run(own(**{"from": str(source)}), recipe, [])
+    cfg = continue_run(own(**{"from": str(source)}), recipe_called(recipe), [])
     cfg = absolute_paths(cfg)
     begin_config(cfg, tmp_path / "run")
     written = (tmp_path / "run" / "config.yaml").read_text()

@@ -28,6 +28,7 @@ from influcoder_lightning.encoder.gradient_tower import load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.finetune.models import load_adapter
 from influcoder_lightning.influence.score_files import load_scores
+from influcoder_lightning.recipes import recipe_called
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.run_folder import absolute_paths, continue_run
 from influcoder_lightning.run.saved_config import as_yaml, load_config
@@ -65,7 +66,7 @@ def _continued(folder: Path) -> Any:
     cfg = resolved(defaults()).copy()
     cfg["from"] = str(folder)
     load_config(folder)
-    return absolute_paths(continue_run(cfg, "valuate", []))
+    return absolute_paths(continue_run(cfg, recipe_called("valuate"), []))
 
 
 @cache
