@@ -154,7 +154,7 @@ def oracle_gradient(model, row, autocast: bool = False) -> torch.Tensor:
             adapter = module.active_adapters[0]
             for part in (module.lora_A, module.lora_B):
                 if adapter in part and part[adapter].weight.requires_grad:
-                    parts.append(part[adapter].weight.grad.flatten().clone())
+                    parts += [p.grad.flatten().clone() for p in part[adapter].parameters()]
     model.zero_grad(set_to_none=True)
     return torch.cat(parts)
 

@@ -48,16 +48,9 @@ def test_frozen_lora(tmp_path):
         fit(tmp_path, FineTuning(model))
 
 
-@pytest.mark.parametrize(
-    ("lora", "name"),
-    [
-        ({"lora_bias": True}, "lora_bias"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "Embedding"),
-    ],
-)
-def test_lora_variants_are_refused_by_name(tmp_path, lora, name):
-    with pytest.raises(CaptureError, match=name):
-        fit(tmp_path, FineTuning(tiny_peft(**lora)))
+def test_lora_on_embeddings_is_refused_by_name(tmp_path):
+    with pytest.raises(CaptureError, match="Embedding"):
+        fit(tmp_path, FineTuning(tiny_peft(target_modules=["q_proj", "embed_tokens"])))
 
 
 def test_convolution_lora_is_refused_by_name():

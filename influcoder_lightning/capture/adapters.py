@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,9 @@ def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
     from peft import get_peft_model_state_dict
 
     adapter = active_adapter(model)
-    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    with warnings.catch_warnings():  # of lora_bias: a vector looks to peft like a lost shard
+        warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")
+        state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     copies = {k: _whole(v).cpu().contiguous().clone() for k, v in state.items()}  # tied ones too
     if not write:
         return

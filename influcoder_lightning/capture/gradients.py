@@ -282,7 +282,7 @@ class GradientCapture:
             if not (torch.is_grad_enabled() and output.requires_grad):
                 self._ran_without_gradient = True
                 return None
-            x, receive = inputs[0].detach(), self._receiver(linear)
+            x, receive = linear.inputs(inputs[0].detach()), self._receiver(linear)
             if self._anchor is None and not saves_elsewhere():
                 held = [x]  # given up when used, as autograd gives up its own
                 output.register_hook(lambda d: receive(held, d))

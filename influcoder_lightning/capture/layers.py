@@ -19,12 +19,14 @@ _QUANTISED = ("bnb", "gptq", "awq", "aqlm", "hqq", "eetq", "torchao", "inc")
 
 @dataclass(frozen=True)
 class LoraLinear:
-    """One ``lora_A`` or ``lora_B`` linear whose weight is trained.
+    """One trained parameter of a ``lora_A`` or ``lora_B`` linear: its weight, or its bias.
+
+    A bias is the weight of one more input that is always 1, so its gradient is ``sum_t d_t``.
 
     Attributes:
-        name: name of the weight inside the language model, as in ``named_parameters()``.
+        name: name of the parameter inside the language model, as in ``named_parameters()``.
         module: the inner ``nn.Linear``.
-        shape: (out_features, in_features) of its weight.
+        shape: (out_features, in_features) of the weight; (out_features, 1) of a bias.
         offset: where its flattened (row-major) weight starts in the flattened gradient.
         tied: other linears that hold the same weight; their calls are calls of this one.
     """
@@ -34,11 +36,16 @@ class LoraLinear:
     shape: tuple[int, int]
     offset: int
     tied: tuple[nn.Linear, ...] = ()
+    is_bias: bool = False
 
     @property
     def weight(self) -> Tensor:
         """What is trained."""
-        return self.module.weight
+        return self.module.bias if self.is_bias else self.module.weight
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the parameter is multiplied by, of the linear's inputs [..., in_features]."""
+        return x.new_ones(*x.shape[:-1], 1) if self.is_bias else x
 
     @property
     def numel(self) -> int:
@@ -101,24 +108,28 @@ def find_lora_linears(model: nn.Module) -> list[LoraLinear]:
         CaptureError: there is no such linear, or an active adapter uses a layer kind or LoRA
             variant whose per-sample gradients are not supported (the message names it).
     """
-    found: dict[int, tuple[str, list[nn.Linear]]] = {}  # by weight: a tied one has one gradient
+    # By parameter: a tied one has one gradient.
+    found: dict[int, tuple[str, bool, list[nn.Linear]]] = {}
     for name, layer in lora_layers(model):
         for adapter in layer.active_adapters:
             _refuse_unsupported(name, layer, adapter)
             for part in ("lora_A", "lora_B"):
-                linear = getattr(layer, part)[adapter] if _has(layer, part, adapter) else None
-                if linear is None or not linear.weight.requires_grad:
+                if not _has(layer, part, adapter):
                     continue
-                _, sharing = found.setdefault(
-                    id(linear.weight), (f"{name}.{part}.{adapter}.weight", [])
-                )
-                if all(linear is not known for known in sharing):
-                    sharing.append(linear)
+                linear = getattr(layer, part)[adapter]
+                for kind in ("weight", "bias"):  # of `lora_bias=True`
+                    parameter = getattr(linear, kind, None)
+                    if parameter is None or not parameter.requires_grad:
+                        continue
+                    full_name = f"{name}.{part}.{adapter}.{kind}"
+                    *_, sharing = found.setdefault(id(parameter), (full_name, kind == "bias", []))
+                    if all(linear is not known for known in sharing):
+                        sharing.append(linear)
     linears: list[LoraLinear] = []
     offset = 0
-    for name, (linear, *tied) in found.values():
-        shape = (linear.out_features, linear.in_features)
-        linears.append(LoraLinear(name, linear, shape, offset, tuple(tied)))
+    for name, is_bias, (linear, *tied) in found.values():
+        shape = (linear.out_features, 1 if is_bias else linear.in_features)
+        linears.append(LoraLinear(name, linear, shape, offset, tuple(tied), is_bias))
         offset += shape[0] * shape[1]
     if not linears:
         raise CaptureError(
@@ -205,8 +216,6 @@ def _refuse_unsupported(name: str, layer: Any, adapter: str) -> None:
         reason = f"the LoRA variant {variant}"
     elif layer.merged:
         reason = "an adapter that is merged into its base weight"
-    elif getattr(layer, "lora_bias", {}).get(adapter, False):
-        reason = "lora_bias=True"
     elif type(layer) is Linear and _is_quantised(layer.get_base_layer()):
         reason = f"a quantised base layer ({type(layer.get_base_layer()).__name__})"
     if reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from capturing import assert_rows_equal_oracle, captured
@@ -118,13 +119,39 @@ def test_only_the_active_adapter_is_captured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lora", [{"use_rslora": True}, {"target_modules": ["q_proj", "v_proj"]}, {"r": 1}]
+    "lora",
+    [
+        {"use_rslora": True},
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"r": 1},
+        {"lora_bias": True},
+        {"lora_bias": True, "use_rslora": True, "rank_pattern": {"q_proj": 2}},
+    ],
 )
 def test_lora_settings(tmp_path, lora):
     rows = tokens(4, seed=8)
     module = FineTuning(tiny_peft(**lora))
     before = copy.deepcopy(module.model)
     assert_rows_equal_oracle(captured(tmp_path, module, loader(rows, 4)), before, rows)
+
+
+def test_the_bias_of_a_lora_takes_part_in_rows_and_new_queries(tmp_path):
+    rows, asked = tokens(4, seed=8), tokens(2, seed=9)
+    module = FineTuning(tiny_peft(lora_bias=True))
+    with torch.no_grad():
+        for name, parameter in module.model.named_parameters():
+            if name.endswith("bias") and "lora_B" in name:
+                parameter.normal_()
+    before = copy.deepcopy(module.model)
+    store = captured(tmp_path, module, loader(rows, 4), {"query_dataloader": loader(asked, 2)})
+    biases = store.layers[store.layers.name.str.endswith("bias")]
+    assert len(biases) == len(store.layers) / 3
+    for layer in biases.itertuples():
+        part = slice(layer.offset, layer.offset + layer.out_features)
+        assert np.abs(store.sketches()[:, part]).min(axis=0).max() > 0
+    store.add_queries(before, [{**batch, "sample_id": [100, 101]} for batch in loader(asked, 2)])
+    first, again = store.query_sketches(window=0).reshape(2, 2, -1)
+    assert relative_error(torch.tensor(again), torch.tensor(first)) <= 1e-5
 
 
 def test_lora_injected_by_transformers(tmp_path):

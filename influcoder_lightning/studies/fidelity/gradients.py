@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import process_time
 from typing import Any
 
@@ -43,9 +44,10 @@ def capture_exact(
     Returns:
         CPU milliseconds per sample, without ``keep``.
     """
-    local, offset = [], 0
+    local: list[LoraLinear] = []
+    offset = 0
     for linear in linears:  # a selection of layers is numbered anew
-        local.append(LoraLinear(linear.name, linear.module, linear.shape, offset))
+        local.append(replace(linear, offset=offset))
         offset += linear.numel
     capture = GradientCapture(local, build_projector("identity", local, 0, 0), model=model)
     lengths = [len(dataset[i]["input_ids"]) for i in range(len(dataset))]
