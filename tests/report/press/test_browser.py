@@ -88,6 +88,7 @@ def visit(browser, report):
     @contextmanager
     def opened(**options):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.set_default_timeout(300_000)  # a busy machine is no fault of the page
         page = context.new_page()
         noise = []
         page.on("console", lambda message: noise.append(message.text))
