@@ -32,10 +32,12 @@ from typing import Any
 import numpy as np
 import planted_sets as sets
 import report
+import torch
 from numpy.typing import NDArray
 from planted_plot import plot
 from real_chain import TEMPLATE, materials_of
-from sklearn.metrics import average_precision_score
+from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.retrieval import RetrievalMRR, RetrievalRecall
 
 from influcoder_lightning import InfluenceStore, Ranking, load_rows, rank, write_jsonl
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
@@ -223,14 +225,16 @@ def facts_figures(
 ) -> Metrics:
     groups = np.array([row.get("group", "") for row in made.pool])
     mine = np.array([groups == query["group"] for query in made.queries])
+    queries = np.broadcast_to(np.arange(len(mine))[:, None], mine.shape)
     figures: Metrics = {"facts_recall_at_50": {}, "facts_mrr": {}}
     per_query = store_scores(store, made) | text_scores(options, made.queries, made.pool)
     for method, scores in per_query.items():
         order = np.argsort(-scores, axis=1, kind="stable")
+        # Ranks, since what scores below 0 would not be found, and ties would be broken anyhow.
         ranks = 1 + np.argsort(order, axis=1, kind="stable")
-        found = ranks[mine].reshape(len(mine), N_ROWS)
-        figures["facts_recall_at_50"][method] = float((found <= TOP).mean())
-        figures["facts_mrr"][method] = float((1 / found.min(axis=1)).mean())
+        found = [torch.tensor(side) for side in (1 / ranks, mine, queries)]
+        figures["facts_recall_at_50"][method] = float(RetrievalRecall(top_k=TOP)(*found))
+        figures["facts_mrr"][method] = float(RetrievalMRR()(*found))
     n = len(groups)
     first = [math.comb(n - place, N_ROWS - 1) / math.comb(n, N_ROWS) for place in range(1, n - 1)]
     figures["facts_recall_at_50"]["chance"] = TOP / n
@@ -285,9 +289,13 @@ def with_chance(
 ) -> dict[str, float]:
     """Average precision of rows of the wanted kinds among these and others, and by chance."""
     kept = np.isin(tasks, [*wanted, *others])
-    truth = np.isin(tasks[kept], wanted)
-    found = {m: float(average_precision_score(truth, s[kept])) for m, s in scores.items()}
+    truth = torch.tensor(np.isin(tasks[kept], wanted), dtype=torch.int64)
     n, p = len(truth), int(truth.sum())
+    # Places in [0, 1): what lies outside would be taken for logits, and a sigmoid makes ties.
+    places = {
+        m: torch.tensor(np.unique(s[kept], return_inverse=True)[1] / n) for m, s in scores.items()
+    }
+    found = {m: float(binary_average_precision(x, truth)) for m, x in places.items()}
     # The mean of the average precision over all orders.
     harmonic = float(np.sum(1 / np.arange(1, n + 1)))
     return found | {"chance": (harmonic + (p - 1) / (n - 1) * (n - harmonic)) / n}

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 import report
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from torchmetrics.functional.retrieval import retrieval_r_precision
 
 from influcoder_lightning import InfluenceStore, load_rows, write_jsonl
 from influcoder_lightning.recipes.compare import arms_of, run_arms
@@ -159,14 +161,14 @@ def one_task(options: argparse.Namespace, work: Path, task: str) -> dict[str, An
     queries = [row for row in load_rows(work / "query.jsonl") if row["task"] == task]
     ids = [row["id"] for row in queries]
     pool = materials.pool.identified()
-    task_of = {row["id"]: row["task"] for row in pool}
     store = InfluenceStore(work / "influence")
     rankings = {
         method: store.rank(method, queries=queries if method == "tfidf" else ids, data=pool)
         for method in METHODS
     }
+    own, truth = [row["id"] for row in pool], torch.tensor([row["task"] == task for row in pool])
     precision = {
-        method: float(np.mean([task_of[i] == task for i in ranking.top_k(K)]))
+        method: float(retrieval_r_precision(torch.tensor(1 / ranking.align(own).ranks), truth))
         for method, ranking in rankings.items()
     }
     arms: dict[str, Any] = dict(arms_of(rankings["cosine"], materials.pool, K, SEEDS))

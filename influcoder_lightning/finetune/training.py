@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanMetric
 
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import causal_lm_losses
@@ -208,7 +209,8 @@ def evaluate(model: Any, dataset: Dataset, batch_size: int = 32) -> float:
         DataError: the dataset has no response token.
     """
     model.to(device())
-    total, count = 0.0, 0
+    # NaN stays NaN: a training that diverged must not look like one that did not.
+    mean = MeanMetric(nan_strategy=math.nan).set_dtype(torch.float64).to(device())
     # The pad id does not matter here: padding is masked in attention and loss.
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=batch_size, collate_fn=collate_samples(0)
@@ -216,10 +218,8 @@ def evaluate(model: Any, dataset: Dataset, batch_size: int = 32) -> float:
     with evaluating(model), torch.no_grad():
         for batch in loader:
             batch = moved(batch, device())
-            n_tokens = response_tokens(batch["labels"])
-            losses = causal_lm_losses(model, batch, "labels").double()
-            total += float((losses * n_tokens).sum())
-            count += int(n_tokens.sum())
-    if not count:
+            losses = causal_lm_losses(model, batch, "labels")
+            mean.update(losses, response_tokens(batch["labels"]))
+    if not mean.weight:
         raise DataError("the evaluation rows have no response token.")
-    return total / count
+    return float(mean.compute())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from influcoder_lightning import write_jsonl
 
@@ -82,3 +83,32 @@ def test_chance_is_the_mean_over_all_orders():
     ]
     chance = planted.with_chance({}, truth, ["wanted"], ["other"])["chance"]
     assert chance == pytest.approx(np.mean(found))
+
+
+def test_average_precision_is_that_of_the_scores_whatever_their_range():
+    rng = np.random.default_rng(0)
+    tasks = rng.choice(["wanted", "other", "left out"], size=400)
+    scores = {"far": rng.normal(size=400) * 100, "tied": rng.integers(-3, 3, size=400)}
+    kept = tasks != "left out"
+    found = planted.with_chance(scores, tasks, ["wanted"], ["other"])
+    for method, each in scores.items():
+        expected = average_precision_score(tasks[kept] == "wanted", each[kept])
+        assert found[method] == pytest.approx(expected)
+
+
+def test_a_fact_is_found_at_the_ranks_of_its_rows_also_below_zero_and_among_ties(monkeypatch):
+    scores = np.random.default_rng(1).integers(-9, 0, size=(4, 120)).astype(float)
+    groups = [str(n % 40) for n in range(120)]
+    rows = [{"id": n, "group": group} for n, group in enumerate(groups)]
+    queries = [{"id": f"q{n}", "group": str(n)} for n in range(4)]
+    monkeypatch.setattr(planted, "store_scores", lambda *_: {"m": scores})
+    monkeypatch.setattr(planted, "text_scores", lambda *_: {})
+    found = planted.facts_figures(None, None, sets.Planted(rows, queries))
+    shares, firsts = [], []
+    for query, row in zip(queries, scores, strict=True):
+        best = sorted(range(120), key=lambda n: (-row[n], n))
+        places = [place for place, n in enumerate(best, 1) if groups[n] == query["group"]]
+        shares += [place <= planted.TOP for place in places]
+        firsts.append(1 / places[0])
+    assert found["facts_recall_at_50"]["m"] == pytest.approx(np.mean(shares))
+    assert found["facts_mrr"]["m"] == pytest.approx(np.mean(firsts))
