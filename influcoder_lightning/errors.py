@@ -4,6 +4,9 @@ Every message names the cause and the way out. Wrong use of the callback inside 
 Lightning's own ``MisconfigurationException`` instead, as Lightning users expect.
 """
 
+import difflib
+from collections.abc import Iterable
+
 from influcoder_lightning.printable import printable
 
 
@@ -32,3 +35,14 @@ class StoreError(InfluCoderError, ValueError):
 
 class CaptureError(InfluCoderError, RuntimeError):
     """Per-sample gradients could not be taken from a training step."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """How a message about an unknown word goes on: with the nearest one that is known.
+
+    Example:
+        >>> did_you_mean("cosin", ["cosine", "fisher"]), did_you_mean("x", ["cosine"])
+        ("; did you mean 'cosine'?", '.')
+    """
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.errors import ConfigError, did_you_mean
 from influcoder_lightning.run.config import RECIPES, all_keys, defaults
 
 # Sections whose keys are the user's own.
@@ -111,7 +111,8 @@ def refuse_unknown_arguments(arguments: Sequence[str]) -> None:
             if own_files:
                 continue
             raise ConfigError(
-                f"unknown recipe {value!r}{_close(value, RECIPES)} Recipes: {', '.join(RECIPES)}"
+                f"unknown recipe {value!r}{did_you_mean(value, RECIPES)} "
+                f"Recipes: {', '.join(RECIPES)}"
             )
         if key == "hydra/launcher":
             _refuse_missing_launcher(value)
@@ -192,7 +193,7 @@ def _refuse(key: str, known: Sequence[str], hint: str = "") -> None:
     # A slip of the keyboard is nearer than what other tools would call it.
     alias = _ALIASES.get(key.rpartition(".")[2].lower())
     slip = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-    meant = f"; did you mean {alias!r}?" if alias and not slip else _close(key, known)
+    meant = f"; did you mean {alias!r}?" if alias and not slip else did_you_mean(key, known)
     raise ConfigError(f"unknown key {key!r}{meant} `influcoder --cfg job` lists all keys.{hint}")
 
 
@@ -217,8 +218,3 @@ def _leaves(node: Any, prefix: str) -> Iterator[str]:
             yield from _leaves(value, f"{key}.")
         else:
             yield key
-
-
-def _close(word: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else "."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from influcoder_lightning.errors import RankingError
+from influcoder_lightning.errors import RankingError, did_you_mean
 from influcoder_lightning.influence.method import METHODS, Method, built_in, module_of, register
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request, StoreReader
@@ -37,10 +36,9 @@ def get_method(name: str) -> Method:
                 _load(plugin)
     if name not in METHODS:
         known = available_methods()
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise RankingError(
-            f"unknown ranking method {name!r}{hint} Known methods: {', '.join(known)}"
+            f"unknown ranking method {name!r}{did_you_mean(str(name), known)} "
+            f"Known methods: {', '.join(known)}"
         )
     return METHODS[name]
 

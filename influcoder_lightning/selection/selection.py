@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.errors import RankingError
+from influcoder_lightning.errors import RankingError, did_you_mean
 from influcoder_lightning.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.selection.diversity import MAX_SIMILARITY, take_diverse
@@ -95,11 +94,10 @@ def select(
         ['b', 'd']
     """
     if not isinstance(strategy, str) or strategy not in _STRATEGIES:
-        close = difflib.get_close_matches(str(strategy), available_strategies(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        known = available_strategies()
         raise RankingError(
-            f"unknown selection strategy {strategy!r}{hint} "
-            f"Known strategies: {', '.join(available_strategies())}"
+            f"unknown selection strategy {strategy!r}{did_you_mean(str(strategy), known)} "
+            f"Known strategies: {', '.join(known)}"
         )
     function = _STRATEGIES[strategy]
     _, *parameters = inspect.signature(function).parameters.values()

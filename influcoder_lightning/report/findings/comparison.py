@@ -71,10 +71,9 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
 
     if len(values) < 2:
         return None
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(stats.t.ppf(0.975, df=len(values) - 1)) * error
-    middle = float(np.mean(values))
-    return [middle - reach, middle + reach]
+    # Not with loc and scale: of equal values they make NaN.
+    reach = np.array(stats.t.interval(0.95, len(values) - 1)) * stats.sem(values)
+    return (np.mean(values) + reach).tolist()
 
 
 def write_comparison(folder: str | os.PathLike[str], comparison: Mapping[str, Any]) -> list[Path]:

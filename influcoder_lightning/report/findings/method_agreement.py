@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import id_keys
@@ -52,29 +52,11 @@ def find_agreement(rankings: Mapping[str, Ranking]) -> Agreement:
     """
     if len(rankings) < 2:
         raise RankingError("give two rankings or more to compare")
-    names = list(rankings)
-    keys: dict[str, int] = {}
-    for ranking in rankings.values():
-        for key in id_keys(ranking.sample_ids):
-            keys.setdefault(key, len(keys))
-    scores = np.full((len(names), len(keys)), np.nan)
-    for row, ranking in enumerate(rankings.values()):
-        places = [keys[key] for key in id_keys(ranking.sample_ids)]
-        scores[row, places] = ranking.scores
-    spearman, counts = np.eye(len(names)), np.zeros((len(names), len(names)), dtype=np.int64)
-    for a in range(len(names)):
-        for b in range(a, len(names)):
-            both = np.isfinite(scores[a]) & np.isfinite(scores[b])
-            counts[a, b] = counts[b, a] = np.count_nonzero(both)
-            spearman[a, b] = spearman[b, a] = _spearman(scores[a, both], scores[b, both])
-    return Agreement(names, spearman, counts)
-
-
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    if len(a) < _FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    x, y = (rankdata(side) - (len(side) + 1) / 2 for side in (a, b))
-    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+    sides = {name: pd.Series(r.scores, id_keys(r.sample_ids)) for name, r in rankings.items()}
+    scores = pd.DataFrame(sides).where(np.isfinite)
+    known = scores.notna().to_numpy().astype(np.int64)
+    spearman = scores.corr("spearman", min_periods=_FEWEST).to_numpy()
+    return Agreement(list(rankings), spearman, known.T @ known)
 
 
 def plot_agreement_map(found: Agreement, main: str | None = None) -> Figure:
