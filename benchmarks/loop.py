@@ -31,7 +31,7 @@ from influcoder_lightning.recipes.loop import run_rounds
 from influcoder_lightning.recipes.valuate import rank, value
 from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.materials import Materials
-from influcoder_lightning.selection.diversity import MAX_SIMILARITY, SampleCodes, count_near_copies
+from influcoder_lightning.selection.diversity import MAX_SIMILARITY, SampleCodes
 
 N_TASK, N_OTHER, N_QUERY, N_EVAL = 40, 72, 30, 30  # rows; N_OTHER from each of three sources
 SEEDS, K_DIVERSE = (0, 1, 2), 24
@@ -135,6 +135,11 @@ def rounds(cfg: DictConfig, work: Path) -> dict[str, Any]:
     return result | {"share_of_task": shares}
 
 
+def copies_of_earlier(codes: np.ndarray) -> int:
+    """How many of unit codes [n, d] have a cosine above the limit with an earlier one."""
+    return int((np.triu(codes @ codes.T, 1) > MAX_SIMILARITY).any(axis=0).sum())
+
+
 def near_copies(cfg: DictConfig, work: Path) -> dict[str, Any]:
     """`top_k`, `diverse` and chance on a pool with planted near-copies of its best samples."""
     run_rounds(Materials(cfg, "loop"), work / "loop")  # recipe=loop does not do them again
@@ -173,7 +178,7 @@ def near_copies(cfg: DictConfig, work: Path) -> dict[str, Any]:
         counts[name] = {
             "planted_and_originals": sum(origin in families for origin in origins),
             "different_samples": len(set(origins)),
-            "cosine_above_limit": count_near_copies(codes(np.array(ids, dtype=object))),
+            "cosine_above_limit": copies_of_earlier(codes(np.array(ids, dtype=object))),
             "share_of_task": float(np.mean([tasks[str(i)] == task for i in ids])),
         }
     copies = [str(i) for i in tasks if "-copy" in i]

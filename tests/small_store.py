@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+
 import numpy as np
 
 from influcoder_lightning import InfluenceStore
@@ -55,3 +58,9 @@ def everything(path):
         [a.tolist() for a in (store.codes(), store.sketches(), store.query_codes())],
         store.query_sketches().tolist(),
     ]
+
+
+def sealed_line(values):
+    """A line of a manifest with these values, and the checksum that goes with them."""
+    body = json.dumps({name: value for name, value in values.items() if name != "checksum"})[:-1]
+    return f'{body}, "checksum": "{zlib.crc32(body.encode()):08x}"}}\n'.encode()

@@ -77,23 +77,6 @@ def take_diverse(
     )
 
 
-def count_near_copies(codes: NDArray[Any], max_similarity: float = MAX_SIMILARITY) -> int:
-    """How many of n samples have a cosine above `max_similarity` with an earlier one.
-
-    Args:
-        codes: [n, d], of any length, in the order in which the samples were taken.
-        max_similarity: as of `take_diverse`.
-    """
-    _check(1, max_similarity, len(codes))
-    copies, seen = 0, np.empty((0, codes.shape[1]), dtype=np.float32)
-    for _, block in _blocks(np.arange(len(codes)), lambda positions: codes[positions]):
-        earlier = np.tril(np.minimum(block @ block.T, 1), k=-1).max(axis=1)
-        nearest = np.maximum(earlier, _nearest(block, seen))
-        copies += int(np.count_nonzero(nearest > max_similarity))
-        seen = np.concatenate([seen, block])
-    return copies
-
-
 class TowerStore(StoreReader, Protocol):
     """What is read of a store: an `InfluenceStore`, or anything else with its methods."""
 

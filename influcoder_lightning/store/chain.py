@@ -138,11 +138,6 @@ def parsed(path: Path, content: bytes) -> Listing:
     return replace(head, segments=tuple(segments), size=size, checksum=checksum, torn=bool(rest))
 
 
-def sealed_line(values: dict[str, Any]) -> bytes:
-    """A line with these values, and the checksum that goes with them."""
-    return _line({name: value for name, value in values.items() if name != "checksum"})[0]
-
-
 def _line(values: dict[str, Any]) -> tuple[bytes, str]:
     body = json.dumps(values).encode()[:-1]
     checksum = f"{zlib.crc32(body):08x}"

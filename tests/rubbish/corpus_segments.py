@@ -12,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 from corpus import Case, canary_pickle
+from small_store import sealed_line
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.store.chain import sealed_line
 from influcoder_lightning.store.folder import RunFolder
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_store import sealed_line
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import CaptureError, DataError, StoreError
-from influcoder_lightning.store.chain import sealed_line
 from influcoder_lightning.store.folder import RunFolder, rank_folder, read_description
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 from influcoder_lightning.valuation.finish import finish

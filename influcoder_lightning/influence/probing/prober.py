@@ -70,7 +70,7 @@ class InContextProber:
         self.prompts = Prompts(tokenizer, queries, self.max_length, **prompt)
         if self.prompts.room < 1:
             raise ConfigError(f"max_length={self.max_length} leaves no room for demonstrations.")
-        self._model, self._batch_tokens = model, batch_tokens
+        self._model = model
         self._device = next(model.parameters()).device
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._keep_logits = "logits_to_keep" in inspect.signature(base.forward).parameters

@@ -19,9 +19,6 @@ ACCENT = "#0b63b0"
 # Okabe and Ito's colours (readable with colour-blind eyes), ordered by contrast.
 PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800"]
 OTHER = "#b6bec7"
-# Text on coloured ground, such as the cells of a heat map: these do not follow the page's theme.
-ON_LIGHT = "#101418"
-ON_DARK = "#fcfcfd"
 
 HOVER = "hover: "  # how `hover` marks what it says in an SVG
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,18 +49,20 @@ def test_what_is_measured_on_does_not_depend_on_how_much_is_learned_from():
     assert few.pool["fit"] == many.pool["fit"][:5]
 
 
-def test_rhos_equal_scipy_and_constant_rows_count_as_zero():
+def test_rhos_correlate_ranks_and_constant_rows_count_as_zero():
     rng = np.random.default_rng(0)
     scores, exact = rng.normal(size=(2, 4, 30))
-    pairs = zip(scores, exact, strict=True)
-    expected = np.mean([scipy.stats.spearmanr(a, b).statistic for a, b in pairs])
+
+    def rho(a, b):  # of distinct values
+        return np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1]
+
+    expected = np.mean([rho(a, b) for a, b in zip(scores, exact, strict=True)])
     assert per_query_rho(scores, exact) == pytest.approx(expected)
-    expected = scipy.stats.spearmanr(scores.mean(0), exact.mean(0)).statistic
+    expected = rho(scores.mean(0), exact.mean(0))
     assert aggregated_rho(scores, exact) == pytest.approx(expected)
     flat = scores.copy()
     flat[0] = 1.0
-    pairs = zip(flat[1:], exact[1:], strict=True)
-    rest = [scipy.stats.spearmanr(a, b).statistic for a, b in pairs]
+    rest = [rho(a, b) for a, b in zip(flat[1:], exact[1:], strict=True)]
     assert per_query_rho(flat, exact) == pytest.approx(sum(rest) / 4)
     assert top_k_precision(exact, exact, 5) == 1.0
 
