@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sys
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -93,17 +94,12 @@ class _Figures(ProgressColumn):
         if task.total:
             parts.append(f"{int(task.completed):,} of {int(task.total):,}")
             if task.time_remaining is not None:
-                parts.append(f"{_clock(task.time_remaining)} left")
+                parts.append(f"{timedelta(seconds=int(task.time_remaining))} left")
         if task.fields["note"]:
             parts.append(task.fields["note"])
         elif not task.total:
-            parts.append(_clock(task.elapsed or 0))
+            parts.append(str(timedelta(seconds=int(task.elapsed or 0))))
         return Text("  ".join(parts))
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _streams() -> tuple[Any, ...]:

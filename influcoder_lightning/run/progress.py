@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
@@ -80,14 +80,7 @@ def _transformers_bars(on: bool) -> bool:
     return was_on
 
 
-def _one_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if not issubclass(category, DeprecationWarning):
         log.warning("warning: %s", printable(" ".join(str(message).split())))
 
