@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+# Not `OmegaConf.create`, which would refuse a template with "${" in it for its interpolation.
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from influcoder_lightning.errors import ConfigError
