@@ -91,7 +91,7 @@ class MicroBatch:
             losses,
             texts,
             update,
-            (self.weights * self.share).cpu(),
+            {"weight": (self.weights * self.share).cpu()},
         )
 
     def expected_loss(self, losses: Tensor) -> float | None:

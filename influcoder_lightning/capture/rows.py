@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,8 +38,8 @@ class RowBatch:
         loss: [B] mean response loss, NaN where unknown.
         texts: B texts, or None.
         update: the samples' optimizer updates, where they were captured.
-        weight: [B] float64, of each sample's loss in the training loss of its step; None: these
-            rows are of no training.
+        columns: [B] each, what else the store keeps of these rows, by the names of
+            `store.schema.ADDED_COLUMNS`.
         keys: of queries, what tells each from the others, see `query_keys`.
         carries_ids: the ids came with the samples; else they are positions.
     """
@@ -51,7 +51,7 @@ class RowBatch:
     loss: Tensor
     texts: Sequence[Text] | None = None
     update: UpdateRows | None = None
-    weight: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Sequence[str] | None = None
     carries_ids: bool = True
 
@@ -75,14 +75,14 @@ class RowBatch:
             self.loss[index],
             None if self.texts is None else [self.texts[i] for i in places],
             None if update is None else UpdateRows(update.sketch[index], update.norm[index]),
-            None if self.weight is None else self.weight[index],
+            {name: values[index] for name, values in self.columns.items()},
             None if self.keys is None else [self.keys[i] for i in places],
             self.carries_ids,
         )
 
     @classmethod
     def joined(cls, parts: Sequence[RowBatch]) -> RowBatch:
-        """Several batches of rows as one; without updates and weights."""
+        """Several batches of rows as one; without updates and other columns."""
         texts = [part.texts for part in parts]
         return cls(
             [i for part in parts for i in part.ids],

@@ -128,9 +128,9 @@ class Recorder:
             return
         if self.cotraining is not None:
             self.cotraining.observe(rows.ids, rows.sketch, self._window.index, rows.texts)
-        weight = np.nan if rows.weight is None else rows.weight.float().numpy()
-        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate, "weight": weight}
-        self._put("rows", self._window, rows, columns)
+        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
+        added = {name: values.float().numpy() for name, values in rows.columns.items()}
+        self._put("rows", self._window, rows, columns | added)
         self._n_waiting += len(rows) * (not self.tower.versions)
 
     def end_step(self) -> None:
