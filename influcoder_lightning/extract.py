@@ -112,7 +112,8 @@ def _add_batch(valuation: Valuation, batch: Any, losses: SampleLosses, n_checked
     rows = feature_rows(valuation.capture, batch, ids, read.labels, losses)
     check_alone(valuation.capture, losses, read, rows, n_checked)
     rows.texts = valuation.texts(read)
-    rows.columns = {"weight": torch.ones(len(rows), dtype=torch.float64)}
+    weight = torch.ones(len(rows), dtype=torch.float64)
+    rows.columns = {"weight": weight, "n_prompt_tokens": read.prompt_tokens().cpu()}
     recorder.see(ids)
     keep = rows.n_tokens > 0
     recorder.keep_out("no response token", rows.select(~keep).ids)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -46,6 +47,19 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def prompt_tokens(self) -> Tensor:
+        """[S] int64: tokens in front of each sample's first response token, without padding.
+
+        Padding is what a mask [B, T] of the batch says; without one all positions count.
+        """
+        response = self.labels[:, 1:] != IGNORE_INDEX
+        first = pad(response, (0, 1), value=True).long().argmax(1) + 1  # all, without a response
+        before = torch.arange(self.labels.shape[1], device=first.device) < first[:, None]
+        mask = self.fields.get("attention_mask")
+        if self.segments is None and isinstance(mask, Tensor) and mask.dim() == 2:
+            before = before[:, : mask.shape[1]] & (mask != 0)
+        return before.sum(1)
 
     @property
     def carries_ids(self) -> bool:

@@ -79,6 +79,10 @@ class MicroBatch:
     def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
         """Rows in the unit of each sample's own loss, see `unit`."""
         rows, update = captured.rescaled(self.unit()), None
+        columns = {
+            "weight": self.weights * self.share,
+            "n_prompt_tokens": self.batch.prompt_tokens(),
+        }
         if captured.update is not None:
             # The optimizer would move on without this sample, but not because of it.
             found = captured.update.rescaled((self.weights != 0).double())
@@ -91,7 +95,7 @@ class MicroBatch:
             losses,
             texts,
             update,
-            {"weight": (self.weights * self.share).cpu()},
+            {name: values.cpu() for name, values in columns.items()},
         )
 
     def expected_loss(self, losses: Tensor) -> float | None:

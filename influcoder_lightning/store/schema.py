@@ -54,9 +54,10 @@ ROW_COLUMNS = {
     "learning_rate": "f4",
     "tower_version": "i2",
     "weight": "f4",  # of the sample's loss in the training loss of its step
+    "n_prompt_tokens": "f4",  # in front of the sample's first response token
 }
-# Columns that earlier schemas lack: all of their entries are NaN.
-ADDED_COLUMNS = {"weight"}
+# Columns that earlier stores lack: all of their entries are NaN, so they are floats.
+ADDED_COLUMNS = {"weight", "n_prompt_tokens"}
 QUERY_COLUMNS = {
     "query": "i4",  # position among the queries
     "window": "i4",

@@ -112,9 +112,10 @@ class StoreFile:
     def records(self) -> pd.DataFrame:
         """Every row's columns: sample_id, window, epoch, step, n_tokens, loss [nats per response
         token], learning_rate, tower_version, weight (of the sample's loss in the training loss of
-        its step; NaN in stores of the first release), grad_norm (of the sample's own mean loss),
-        code_length (how much of the unit sketch the code space holds; stores of the first release
-        lack it); with `optimizer_features` also update_norm and update_length, of the updates."""
+        its step), n_prompt_tokens (both NaN in stores of the first release), grad_norm (of the
+        sample's own mean loss), code_length (how much of the unit sketch the code space holds;
+        stores of the first release lack it); with `optimizer_features` also update_norm and
+        update_length, of the updates."""
         return self._table("rows")
 
     def column_names(self) -> list[str]:

@@ -12,6 +12,7 @@ from small_store import everything, write
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store import schema
 
 FLIPS = 50
 
@@ -86,17 +87,18 @@ def test_a_chunk_is_no_larger_than_what_is_stored(tmp_path):
         InfluenceStore(path)
 
 
-def test_a_store_of_the_first_schema_says_what_it_lacks(tmp_path):
+@pytest.mark.parametrize("added", sorted(schema.ADDED_COLUMNS))
+def test_a_store_of_the_first_schema_says_what_it_lacks(tmp_path, added):
     path = tmp_path / "influence.h5"
     write(path, [1, 2, 3])
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 1
-        del file["rows/weight"]
+        del file[f"rows/{added}"]
     with pytest.warns(UserWarning, match="earlier release: it has no checksums"):
         store = InfluenceStore(path)
-    assert store.records()["weight"].isna().all()
-    assert np.isnan(store.column("weight")).all()
-    blocks = [block["weight"].copy() for _, block in store.blocks(["weight"], 2)]
+    assert store.records()[added].isna().all()
+    assert np.isnan(store.column(added)).all()
+    blocks = [block[added].copy() for _, block in store.blocks([added], 2)]
     assert [len(block) for block in blocks] == [2, 1]
     assert np.isnan(np.concatenate(blocks)).all()
 
