@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,6 +45,30 @@ def test_bm25_equals_the_formula():
     assert ranking.top_k(1) == ["a"]
     with pytest.raises(RankingError, match="no word"):
         rank(None, "bm25", queries=QUERIES, data=[{"prompt": "a", "response": "!"}])
+
+
+@pytest.mark.parametrize("per_word", [False, True])
+def test_dsir_equals_the_formula(per_word):
+    """With more buckets than words no two words meet, so that words can be counted plainly."""
+
+    def grams(row):
+        words = re.findall(r"\w\w+", f"{row['prompt']} {row['response']}")
+        return Counter([*words, *map(" ".join, pairwise(words))])
+
+    n = 2**20
+    pool, asked = (sum(map(grams, rows), Counter()) for rows in (ROWS, QUERIES))
+    scores = []
+    for row in ROWS:
+        weight = sum(
+            count * math.log(((asked[gram] + 1) / (asked.total() + n))
+                             / ((pool[gram] + 1) / (pool.total() + n)))
+            for gram, count in grams(row).items()
+        )  # fmt: skip
+        scores.append(weight / grams(row).total() if per_word else weight)
+    ranking = rank(None, "dsir", queries=QUERIES, data=ROWS, n_buckets=n, per_word=per_word)
+    np.testing.assert_allclose(ranking.scores, scores, rtol=1e-9)
+    with pytest.raises(RankingError, match="no word"):
+        rank(None, "dsir", queries=QUERIES, data=[{"prompt": "a", "response": "!"}])
 
 
 def test_hidden_state_similarity_equals_one_row_at_a_time(tmp_path):
