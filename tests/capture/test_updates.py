@@ -44,7 +44,7 @@ class Layer:
     """What `update_rules` needs of a LoRA linear."""
 
     def __init__(self, name, weight):
-        self.name, self.module = name, type("Linear", (), {"weight": weight})
+        self.name, self.weight = name, weight
 
 
 def change(optimizer, weight, gradient):
