@@ -16,6 +16,7 @@ from influcoder_lightning.report.findings.ambiguous import ambiguous_section, fi
 from influcoder_lightning.report.findings.cost import cost_section
 from influcoder_lightning.report.findings.distribution import distribution_section
 from influcoder_lightning.report.findings.drift import drift_sections
+from influcoder_lightning.report.findings.length_bias import length_sections
 from influcoder_lightning.report.findings.method_agreement import agreement_section
 from influcoder_lightning.report.findings.near_copies import near_copies_section
 from influcoder_lightning.report.press.blocks import Section, Text
@@ -50,6 +51,7 @@ def valuation_sections(
         near_copies_section(SampleCodes(store), ranking, rows, k),
         *([] if spread is None else [ambiguous_section(ranking, spread, rows)]),
         agreement_section(ranking, several),
+        *length_sections(ranking, store, k),
         *drift_sections(store.windows),
         _cost(store),
     ]

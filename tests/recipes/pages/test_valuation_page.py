@@ -35,6 +35,7 @@ HEADINGS = [
     "Near-copies among the best",
     "Where the queries disagree",
     "Do other methods say the same?",
+    "Does the ranking follow length?",
     "Did the model move too fast?",
     "What it cost",
 ]
