@@ -33,7 +33,7 @@ from influcoder_lightning.processes import Processes
 from influcoder_lightning.random_streams import streams_kept
 from influcoder_lightning.valuation.valuation import Valuation
 
-_TRIES = 20  # batches whose gradients an AMP scale may overflow before one can be compared
+_TRIES = 20  # batches may overflow an AMP scale, or have no usable sample, before one is judged
 _EXCUSE = (
     "This is a warning, since your `query_loss` replaces that path for queries; give the "
     "training's losses as `batch_loss` to have the rows checked."
@@ -111,7 +111,7 @@ class SanityCheck:
         self.due, self._verdict, self._examined = False, _Verdict(), None
         self._random = _draws(pl_module)
         places = spread(kept.nonzero().flatten().tolist(), self._n)
-        self._used = [bool(kept.any())] * self._n
+        self._used = [bool(kept[i]) and i not in places[:k] for k, i in enumerate(places)]
         shaped = bool(compiled_parts(pl_module))
         try:
             with ExitStack() as stack:
@@ -157,7 +157,8 @@ class SanityCheck:
         examined, self._examined = self._examined, None
         if examined is None or self._verdict is None:
             return
-        if rows is None or not bool(torch.isfinite(rows.sketch[examined.index]).all()):
+        known = rows is not None and bool(torch.isfinite(rows.sketch[examined.index]).all())
+        if rows is None or not known or not any(self._used):
             self._verdict.again = True
             return
         finding, by_loss = self._finding(examined, rows)
@@ -185,10 +186,10 @@ class SanityCheck:
             rank_zero_warn(f"influcoder: {warning}")
             return
         self._tries += 1
-        if any(v.again for v in verdicts) and self._tries < _TRIES:
+        line = next((v.line for v in verdicts if v.line), None)
+        if line is None and any(v.again for v in verdicts) and self._tries < _TRIES:
             self.due = True
             return
-        line = next((v.line for v in verdicts if v.line), None)
         rank_zero_info(f"influcoder: self-check: {line or 'no sample could be compared.'}")
 
     def _finding(self, examined: Examined, rows: RowBatch) -> tuple[Finding, bool]:

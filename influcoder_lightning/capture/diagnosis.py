@@ -84,7 +84,7 @@ def check_rows(
     Raises:
         CaptureError: they differ.
     """
-    places = spread((rows.n_tokens > 0).nonzero().flatten().tolist(), n)
+    places = sorted(set(spread((rows.n_tokens > 0).nonzero().flatten().tolist(), n)))
     examined = examine(capture, losses, batch, places, whole=rows)
     tolerance = tolerance_of(losses.model)
     finding = compare(examined, rows, tolerance)
@@ -92,7 +92,7 @@ def check_rows(
     error = differences(finding, evidence, tolerance)
     if error is not None:
         raise CaptureError(error)
-    return closeness(finding, evidence, n, False)
+    return closeness(finding, evidence, len(places), False)
 
 
 def differences(finding: Finding, evidence: Evidence, tolerance: Tolerance) -> str | None:
@@ -123,10 +123,8 @@ def differences(finding: Finding, evidence: Evidence, tolerance: Tolerance) -> s
 def closeness(finding: Finding, evidence: Evidence, n: int, by_loss: bool) -> str:
     """The line of a check that found nothing."""
     losses = [x for x in (finding.loss, evidence.loss_error) if x == x]
-    line = (
-        f"{n} samples alone give the captured gradients (relative error at most "
-        f"{finding.gradient:.1e})"
-    )
+    line = "1 sample alone gives" if n == 1 else f"{n} samples alone give"
+    line += f" the captured gradients (relative error at most {finding.gradient:.1e})"
     line += f" and losses ({max(losses):.1e})." if losses else "; their losses were not seen."
     if by_loss:
         line += (
@@ -143,13 +141,18 @@ def _causes(finding: Finding, evidence: Evidence) -> list[str]:
     lengths = bool(finding.wrong) and finding.rescaled
     pointers = (evidence.dropped, lengths, names, finding.swapped, not evidence.logits_seen)
     unexplained = bool(finding.wrong) and not any(pointers)
+    changed = unexplained and bool(finding.wrong_losses)  # the training's own logits are others
     causes = [
         (
             bool(evidence.dropped),
             "inputs that the query forward did not get"
             + (f" ({', '.join(evidence.dropped)})" if evidence.dropped else ""),
         ),
-        (unexplained, "labels that are shifted already, or changed inside `training_step`"),
+        (changed, "inputs that are changed inside `training_step`, as in adversarial training"),
+        (
+            unexplained and not changed,
+            "labels that are shifted already, or changed inside `training_step`",
+        ),
         (lengths, "other weights of the samples in the loss than `loss_reduction` says"),
         (bool(names), "auxiliary terms in the loss" + (f" ({names})" if names else "")),
         (finding.swapped, "rows in another order than the batch's, or repeated, in the step"),

@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 from capturing import assert_rows_equal_oracle, captured
-from conftest import FineTuning, loader, tokens
+from conftest import FineTuning, loader, relative_error, tokens
+from torch.nn.functional import cross_entropy
 
 from influcoder_lightning.errors import CaptureError
 
@@ -75,10 +76,37 @@ def test_autograd_grad_inside_the_step_is_not_counted(tmp_path, saved):
 
 
 def test_rows_are_those_of_the_adversarial_loss_alone(tmp_path):
+    """Without queries the self-check only warns that the training has another loss than they."""
     rows, module = tokens(4, seed=72), Adversarial()
     before = copy.deepcopy(module.model)
-    store = captured(tmp_path, module, loader(rows, 4))
+    with pytest.warns(UserWarning, match=r"first: \(1\) inputs that are changed inside"):
+        store = captured(tmp_path, module, loader(rows, 4))
     assert_rows_equal_oracle(store, before, rows, oracle=adversarial_oracle, tolerance=1e-4)
+
+
+def adversarial_losses(module, batch):
+    """The losses of `adversarial` by themselves, as a user would write them."""
+    targets, found = batch["labels"][:, 1:], module.model.get_input_embeddings()(batch["input_ids"])
+    found = found.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss_at(module.model, found, batch), found)
+    logits = module.model(
+        inputs_embeds=found.detach() + 0.01 * gradient.sign(),
+        attention_mask=batch["attention_mask"],
+    ).logits[:, :-1]
+    token = cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return token.sum(1) / (targets != -100).sum(1)
+
+
+def test_queries_of_an_adversarial_training_may_have_its_loss(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows, queries, module = tokens(4, seed=72), tokens(2, seed=73), Adversarial()
+    before = copy.deepcopy(module.model)
+    options = {"batch_loss": adversarial_losses, "query_dataloader": loader(queries, 2)}
+    store = captured(tmp_path, module, loader(rows, 4), options)
+    assert_rows_equal_oracle(store, before, rows, oracle=adversarial_oracle, tolerance=1e-4)
+    for sketch, row in zip(store.query_sketches(0), queries, strict=True):
+        assert relative_error(sketch, adversarial_oracle(before, row)) <= 1e-4
+    assert "2 samples alone give the captured gradients" in caplog.text
 
 
 def test_a_gradient_that_is_only_logged_may_keep_its_graph(tmp_path):
