@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,14 +72,18 @@ def prove(cfg: Settings, folder: Path) -> None:
     """Print relative errors of captured rows for each way to train; writes ``verify.json``.
 
     Raises:
-        CaptureError: rows differ from one-sample autograd in some way to train.
+        CaptureError: rows differ from one-sample autograd in some way to train, or none of them
+            can be captured.
     """
     materials = Materials(cfg, "verify")
-    samples = [materials.pool.dataset[i] for i in range(min(cfg.n, len(materials.pool)))]
-    pad = materials.tokenizer.pad_token_id
+    pool, pad = materials.first(cfg.n), materials.tokenizer.pad_token_id
+    samples = [pool.dataset[i] for i in range(len(pool))]
     log.info(
-        "precision   rows    checkpointing  relative error  cosine (worst of %d)", len(samples)
+        "the gradients that one training step of %d rows captures, beside those of each row alone "
+        "by plain autograd; the worst row of each way to train:",
+        len(samples),
     )
+    log.info("precision   rows    checkpointing  relative error  cosine")
     lines = []
     for line in _ways(plain(cfg.precisions)):
         _measure(cfg, line, samples, pad)
@@ -88,12 +93,24 @@ def prove(cfg: Settings, folder: Path) -> None:
         content = {"model": cfg.model.name, "n": len(samples), "ways": [asdict(x) for x in lines]}
         part.write_text(json.dumps(content, indent=1) + "\n")
     save_config(cfg, folder)
-    wrong = [line for line in lines if line.error is not None and not line.exact]
+    measured = [line for line in lines if line.error is not None]
+    wrong = [line for line in measured if not line.exact]
     if wrong:
         raise CaptureError(
             f"rows differ from one-sample autograd in {len(wrong)} of {len(lines)} ways to train "
             f"({wrong[0].words()}): do not rely on their scores."
         )
+    if not measured:
+        raise CaptureError(f"no way to train can be captured: {lines[0].refused}.")
+    log.info(
+        "%d of %d ways to train are exact (a relative error of at most %.0e; in 16 bit a cosine of "
+        "at least %.2f)%s.",
+        len(measured),
+        len(lines),
+        WIDE.gradient,
+        HALF.cosine,
+        "" if len(measured) == len(lines) else "; the others are refused in a run, too",
+    )
 
 
 def _ways(precisions: list[str]) -> Iterator[Line]:
@@ -108,7 +125,9 @@ def _measure(cfg: Settings, line: Line, samples: list[Mapping[str, Any]], pad: i
     model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
     _warm(model, cfg.seed)
     if line.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer releases have a second name
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
         model.train()  # only then is it active; nothing is dropped all the same
         for part in model.modules():

@@ -97,6 +97,10 @@ class Materials:
         """Rows to measure on, where there are any."""
         return self._optional("eval")
 
+    def first(self, n: int) -> Split:
+        """The first rows to choose from, without tokenising the others."""
+        return self._split("pool", self._rows["pool"][:n])
+
     @property
     def n_queries(self) -> int:
         """Number of rows that say what matters."""

@@ -30,7 +30,10 @@ def proof(monkeypatch, tmp_path):
         dataset = samples
 
     class Made:
-        pool, tokenizer = Pool(samples), Settings({"pad_token_id": 0})
+        tokenizer = Settings({"pad_token_id": 0})
+
+        def first(self, n):
+            return Pool(samples[:n])
 
     monkeypatch.setattr(exactness, "Materials", lambda cfg, recipe: Made())
     monkeypatch.setattr(exactness, "load_model", lambda name, lora, seed: tiny_peft())
@@ -45,12 +48,24 @@ def proof(monkeypatch, tmp_path):
     return run
 
 
-def test_every_way_to_train_is_in_the_table_and_exact(proof):
+def test_every_way_to_train_is_in_the_table_and_exact(proof, caplog):
+    caplog.set_level("INFO", logger=exactness.__name__)
     ways = proof()
     assert {(w["rows"], w["checkpointing"]) for w in ways} == {
         ("padded", False), ("padded", True), ("packed", False), ("packed", True)
     }  # fmt: skip
     assert all(w["refused"] is None and w["error"] <= 1e-5 and w["cosine"] > 0.9999 for w in ways)
+    assert caplog.messages[-1].startswith("4 of 4 ways to train are exact")
+
+
+def test_a_model_that_no_way_to_train_can_value_is_an_error(proof, monkeypatch):
+    def unknown(*_):
+        model = tiny_peft(lora_bias=True)
+        return model
+
+    monkeypatch.setattr(exactness, "load_model", unknown)
+    with pytest.raises(CaptureError, match=r"no way to train can be captured: .*lora_bias"):
+        proof()
 
 
 def test_rows_that_differ_are_an_error(proof, monkeypatch):
