@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from typing import NamedTuple
 
 import pytest
 import torch
 from capturing import captured
 from conftest import FineTuning, loader, oracle_gradient, relative_error, tiny_peft, tokens, trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from other_batches import (
     Passing,
     Shifted,
@@ -22,7 +19,6 @@ from other_batches import (
     shifted,
 )
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 from transformers import (
     BertForMaskedLM,
     BertForTokenClassification,
@@ -31,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from influcoder_lightning import InfluenceCallback, collate_with_sample_ids, extract_features
+from influcoder_lightning import InfluenceCallback, extract_features
 from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.forward import accepted_inputs, model_inputs, response_losses
 from influcoder_lightning.errors import CaptureError, DataError
@@ -212,93 +208,6 @@ def test_a_forward_that_takes_any_keyword_gets_every_tensor():
     assert accepted_inputs(Any()) is None
     assert model_inputs(Any(), BatchReader().read(batch)).keys() == {"input_ids", "extra"}
     assert "pixel_values" not in accepted_inputs(tiny_peft())
-
-
-@dataclasses.dataclass
-class Record:
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-
-
-class Named(NamedTuple):
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-
-
-def stacked(rows):
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-class Attributes(FineTuning):
-    def training_step(self, batch, batch_idx):
-        inputs = {n: getattr(batch, n) for n in ("input_ids", "attention_mask", "labels")}
-        return self.model(**inputs).loss
-
-
-class Nested(FineTuning):
-    def training_step(self, batch, batch_idx):
-        return self.model(**batch["text"]).loss
-
-
-def from_attributes(batch):
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    return inputs, batch.labels, None
-
-
-def from_nested(batch):
-    return batch["text"], batch["text"]["labels"], batch["sample_id"]
-
-
-@pytest.mark.parametrize(
-    ("module", "collate", "read"),
-    [
-        (Attributes, lambda rows: Record(**stacked(rows)), from_attributes),
-        (Attributes, lambda rows: Named(**stacked(rows)), from_attributes),
-        (Nested, lambda rows: {"text": stacked(rows)}, from_nested),
-    ],
-    ids=["dataclass", "named tuple", "nested dict"],
-)
-def test_batches_of_other_kinds_with_read_batch(tmp_path, module, collate, read):
-    from influcoder_lightning import with_sample_ids
-
-    def batches(rows, size):
-        return DataLoader(
-            with_sample_ids(rows), size, collate_fn=collate_with_sample_ids(collate), num_workers=0
-        )
-
-    rows, queries = tokens(4, seed=5), tokens(3, seed=6)
-    module = module()
-    before = copy.deepcopy(module.model)
-    options = {"query_dataloader": batches(queries, 2), "read_batch": read}
-    store = captured(tmp_path, module, batches(rows, 4), options)
-    assert store.sample_ids.tolist() == [0, 1, 2, 3]
-    assert_equal(store.sketches(), [oracle_gradient(before, row) for row in rows])
-    assert_equal(store.query_sketches(0), [oracle_gradient(before, row) for row in queries])
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (lambda b: b, r"not \(inputs, labels, ids\)"),
-        (lambda b: (b["input_ids"], b["labels"], None), "must be a dict of keyword arguments"),
-        (lambda b: (b, b["labels"].float(), None), "2-D integer tensor"),
-    ],
-)
-def test_a_wrong_read_batch_says_what_it_returned(value, message):
-    batch = stacked(tokens(2))
-    with pytest.raises(DataError, match=message):
-        BatchReader(read_batch=value).read(batch)
-
-
-@pytest.mark.parametrize("option", ["read_batch", "batch_loss"])
-def test_functions_may_be_named_by_their_path(option):
-    callback = InfluenceCallback(**{option: "influcoder_lightning.capture.forward.logits_of"})
-    assert callable(getattr(callback.options, option))
-    for value in ("no.such.module.function", 3):
-        with pytest.raises(MisconfigurationException, match=option):
-            InfluenceCallback(**{option: value})
 
 
 @pytest.mark.parametrize(
