@@ -13,7 +13,7 @@ from conftest import FineTuning, loader, tokens, trainer
 
 import influcoder_lightning
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 class Words:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from influcoder_lightning import InfluenceCallback
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 
 
