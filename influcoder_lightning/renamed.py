@@ -82,38 +82,45 @@ _NOW = {
 """Module in 0.1 -> module now; those inside a package go along."""
 _HANDED_ON = {
     "data": {
-        "epochs": "EpochLoader",
-        "overlap": "check_overlap",
-        "rows": "load_rows row_ids write_jsonl",
-        "sample_ids": (
+        "data.epochs": "EpochLoader",
+        "data.overlap": "check_overlap",
+        "data.rows": "load_rows row_ids write_jsonl",
+        "data.sample_ids": (
             "SampleIdCollator SampleIdDataset batch_labels batch_sample_ids "
             "collate_with_sample_ids with_sample_ids"
         ),
-        "skills": "SKILLS SkillData make_skill_data",
-        "template": "Template default_template",
-        "tiny_model": "build_tiny_llama build_tokenizer pretrain",
-        "tokenization": (
+        "data.skills": "SKILLS SkillData make_skill_data",
+        "data.template": "Template default_template",
+        "data.tiny_model": "build_tiny_llama build_tokenizer pretrain",
+        "data.tokenization": (
             "SampleCollator TokenizedDataset TruncationReport collate_samples tokenize_rows"
         ),
     },
     "influence": {
-        "ranking": "Ranking",
-        "method": "register",
-        "registry": "available_methods rank",
+        "influence.ranking": "Ranking",
+        "influence.method": "register",
+        "influence.registry": "available_methods rank",
     },
     "report": {
-        "findings.comparison": "comparison_figure plot_comparison summarise_arms write_comparison",
-        "findings.headline": "headline_of",
-        "findings.ranking_curve": "plot_ranking ranking_figure",
-        "findings.samples": "samples_of",
-        "findings.tables": "arms_table sample_table",
-        "press.blocks": "Chart Code Figure Files Folded Number Numbers Samples Section Table Text",
-        "press.glossary": "GLOSSARY",
-        "press.html": "write_page",
-        "press.markdown": "write_report",
+        "report.findings.comparison": (
+            "comparison_figure plot_comparison summarise_arms write_comparison"
+        ),
+        "report.findings.headline": "headline_of",
+        "report.findings.ranking_curve": "plot_ranking ranking_figure",
+        "report.findings.samples": "samples_of",
+        "report.findings.tables": "arms_table sample_table",
+        "report.press.blocks": (
+            "Chart Code Figure Files Folded Number Numbers Samples Section Table Text"
+        ),
+        "report.press.glossary": "GLOSSARY",
+        "report.press.html": "write_page",
+        "report.press.markdown": "write_report",
+    },
+    "store": {
+        "influence_store": "InfluenceStore",
     },
 }
-"""Package -> file -> names that the package itself handed on in 0.1."""
+"""Package -> file today -> names of it that the package itself handed on in 0.1."""
 
 
 class RenamedModules(MetaPathFinder, Loader):
@@ -177,12 +184,12 @@ def names_of_files(package: str) -> Callable[[str], Any]:
     Args:
         package: its full name.
     """
-    files = _HANDED_ON[package.partition(".")[2]]
+    root, _, inside = package.partition(".")
 
     def find(name: str) -> Any:
-        for file, names in files.items():
+        for file, names in _HANDED_ON[inside].items():
             if name in names.split():
-                new = f"{package}.{file}"
+                new = f"{root}.{file}"
                 _warn(f"{package}.{name}", f"{new}.{name}", stacklevel=3)
                 return getattr(importlib.import_module(new), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

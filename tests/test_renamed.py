@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from influcoder_lightning.renamed import _NOW
+from influcoder_lightning.renamed import _HANDED_ON, _NOW
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,22 @@ def test_names_of_a_module_that_is_a_package_now_are_found_in_it():
     assert found[0].filename == __file__
     with pytest.raises(AttributeError, match="no attribute 'trained'"):
         _ = finetune.trained
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "name"),
+    [
+        (package, file, name)
+        for package, files in _HANDED_ON.items()
+        for file, names in files.items()
+        for name in names.split()
+    ],
+)
+def test_what_a_package_handed_on_is_still_found_in_it(package, file, name):
+    old = importlib.import_module(f"influcoder_lightning.{package}")
+    new = importlib.import_module(f"influcoder_lightning.{file}")
+    with pytest.warns(DeprecationWarning, match="goes in the next release"):
+        assert getattr(old, name) is getattr(new, name)
 
 
 def test_a_name_that_never_was_is_not_found():
