@@ -18,9 +18,12 @@ from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.influence_store import InfluenceStore
+from influcoder_lightning.renamed import names_of_files
 from influcoder_lightning.valuation.options import Options
 from influcoder_lightning.valuation.row_check import check_alone
 from influcoder_lightning.valuation.valuation import Valuation
+
+__getattr__ = names_of_files(__name__)
 
 
 def extract_features(

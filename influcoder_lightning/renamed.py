@@ -96,6 +96,9 @@ _HANDED_ON = {
             "SampleCollator TokenizedDataset TruncationReport collate_samples tokenize_rows"
         ),
     },
+    "extract": {
+        "valuation.new_queries": "add_queries",
+    },
     "influence": {
         "influence.ranking": "Ranking",
         "influence.method": "register",
@@ -120,7 +123,7 @@ _HANDED_ON = {
         "influence_store": "InfluenceStore",
     },
 }
-"""Package -> file today -> names of it that the package itself handed on in 0.1."""
+"""Package or module of 0.1 -> file today -> names of it that were found there in 0.1."""
 
 
 class RenamedModules(MetaPathFinder, Loader):
