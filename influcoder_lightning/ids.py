@@ -6,7 +6,6 @@ They are compared by their text, so that 12 and "12" are one sample.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from influcoder_lightning.errors import DataError, RankingError
 
 SampleId = int | str
+IdArray = NDArray[np.int64 | np.object_]
+"""Ids [N]: int64, or an object array of str."""
 
 INT64 = range(-(2**63), 2**63)
 
@@ -37,7 +38,7 @@ def unwritable(text: str) -> str:
     return ""
 
 
-def checked_id(value: Any, where: str) -> SampleId:
+def checked_id(value: object, where: str) -> SampleId:
     """One id as a Python int or str.
 
     Raises:
@@ -59,13 +60,13 @@ def checked_id(value: Any, where: str) -> SampleId:
     return value
 
 
-def checked_ids(values: Any) -> list[SampleId]:
+def checked_ids(values: object) -> list[SampleId]:
     """Ids from a list, tuple, 1-D tensor or 1-D array, as Python ints or strs.
 
     Raises:
         DataError: When they are nested, of another type, or mix integers and strings.
     """
-    if hasattr(values, "ndim") and hasattr(values, "tolist"):
+    if hasattr(values, "ndim") and hasattr(values, "shape") and hasattr(values, "tolist"):
         if values.ndim != 1:
             raise DataError(f"sample ids must be one per sample, not of shape {values.shape}.")
         try:
@@ -85,7 +86,7 @@ def checked_ids(values: Any) -> list[SampleId]:
     return ids
 
 
-def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
+def as_id_array(values: Iterable[object]) -> IdArray:
     """Ids as int64 [N] when all are integers that fit, else as an object array of str [N].
 
     Raises:
@@ -97,13 +98,14 @@ def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
     plain = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(plain, str | bytes) or not isinstance(plain, Iterable):
         raise RankingError(f"ids are {plain!r:.60}; give a list of integers or strings")
-    items = list(plain)
-    for position, item in enumerate(items):
+    items: list[int | np.integer | str] = []
+    for position, item in enumerate(plain):
         if isinstance(item, bool | np.bool_) or not isinstance(item, int | np.integer | str):
             raise RankingError(
                 f"the id at position {position} is {item!r:.60} ({type(item).__name__}); "
                 "ids are integers or strings"
             )
+        items.append(item)
     if items and all(not isinstance(item, str) and int(item) in INT64 for item in items):
         return np.array(items, dtype=np.int64)
     texts = [str(item) for item in items]
@@ -113,7 +115,7 @@ def as_id_array(values: Iterable[Any]) -> NDArray[Any]:
     return array
 
 
-def _refuse_one_name_of_two_kinds(items: Sequence[Any], texts: Sequence[str]) -> None:
+def _refuse_one_name_of_two_kinds(items: Sequence[object], texts: Sequence[str]) -> None:
     """As text, which is how ids are compared, ``1`` and ``"1"`` would become one sample."""
     written = {item for item in items if isinstance(item, str)}
     if len(written) == len(items) or not written:
@@ -126,26 +128,26 @@ def _refuse_one_name_of_two_kinds(items: Sequence[Any], texts: Sequence[str]) ->
             )
 
 
-def parse_ids(texts: Sequence[str]) -> NDArray[Any]:
+def parse_ids(texts: Sequence[str]) -> IdArray:
     """Ids read from text: int64 when every one is a canonical integer, else str."""
     if texts and all(is_canonical_int(text) for text in texts):
         return np.array([int(text) for text in texts], dtype=np.int64)
     return as_id_array(texts)
 
 
-def first_few(items: Iterable[Any], count: int = 5) -> str:
+def first_few(items: Iterable[object], count: int = 5) -> str:
     """The first few items for an error message, with an ellipsis when there are more."""
     listed = list(items)
     shown = ", ".join(repr(item) for item in listed[:count])
     return f"[{shown}{', ...' if len(listed) > count else ''}]"
 
 
-def id_keys(ids: NDArray[Any]) -> list[str]:
+def id_keys(ids: IdArray) -> list[str]:
     """Ids as text [N], the form in which they are compared."""
     return [str(item) for item in ids.tolist()]
 
 
-def has_repeats(ids: NDArray[Any]) -> bool:
+def has_repeats(ids: IdArray) -> bool:
     """Whether an integer occurs more than once, without a Python object for each."""
     ordered = np.sort(ids)
     return bool((ordered[1:] == ordered[:-1]).any())

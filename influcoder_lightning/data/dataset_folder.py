@@ -11,18 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from influcoder_lightning.data.json_forms import json_form
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.files import read_whole, why_no_file
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
 
 # Times its own size that the rows of a folder may take as text: equal texts may be kept once.
 _TIMES, _FREE = 64, 2**26
 _ROW = 64  # bytes that a row takes at least
 
 
-def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, object]]]:
     """The rows of a folder one after the other, with their JSON forms, none read before its call.
 
     Raises:
@@ -51,11 +55,11 @@ def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
 class _Reader:
     """Reads rows, and counts what they have taken."""
 
-    def __init__(self, path: Path, dataset: Any, most: int) -> None:
+    def __init__(self, path: Path, dataset: datasets.Dataset, most: int) -> None:
         self._path, self._dataset, self._most = path, dataset, most
         self._size = 0
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> dict[str, object]:
         """The row at a place."""
         where = f"{self._path}: row {index}"
         with _damage_named(self._path):
@@ -108,7 +112,7 @@ def _refuse_packed(file: Path) -> None:
                 raise ValueError(f"{file.name} is compressed, which save_to_disk does not do")
 
 
-def _is_packed(metadata: Any) -> bool:
+def _is_packed(metadata: pa.Buffer) -> bool:
     """Whether the FlatBuffers table of a batch has the field ``compression``.
 
     See https://arrow.apache.org/docs/format/Columnar.html: a Message's third field is its header,
@@ -143,7 +147,7 @@ def _number(data: memoryview, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "little")
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     """Characters of all texts in a value."""
     if isinstance(value, str):
         return len(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class EpochLoader:
         self,
         dataset: Dataset[Any],
         batch_size: int,
-        collate: Callable[[Sequence[Any]], Any],
+        collate: Callable[[list[Any]], object],
         seed: int,
     ) -> None:
         self.dataset, self.batch_size = dataset, batch_size
@@ -49,7 +49,7 @@ class EpochLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)  # type: ignore[arg-type]  # sized
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         if Processes().size > 1:
             raise ConfigError(
                 "EpochLoader gives every process the same batches. With several processes use a "

@@ -7,12 +7,11 @@ import datetime
 import decimal
 import math
 import uuid
-from typing import Any
 
 from influcoder_lightning.errors import DataError
 
 
-def json_form(value: Any, column: str) -> Any:
+def json_form(value: object, column: str) -> object:
     """A value as JSON has it.
 
     Dates and times become ISO 8601 text, durations seconds, decimals and UUIDs text, bytes base64

@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,8 @@ from influcoder_lightning.files import LONGEST, most_unpacked, why_no_file
 from influcoder_lightning.ids import is_canonical_int, unwritable
 
 Row = dict[str, Any]
+TextRow = Mapping[str, Any]
+"""A row that is only read: ``prompt`` and ``response``, and whatever else it holds."""
 UnreadRow = Callable[[], Row]
 """Parses and checks one row; raises the errors of `load_rows`."""
 
@@ -78,7 +80,7 @@ def row_files(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def row_ids(rows: Sequence[Row]) -> list[int] | list[str]:
+def row_ids(rows: Sequence[TextRow]) -> list[int] | list[str]:
     """One id per row, list [N]: the row's ``id`` if given, else its zero-based index.
 
     All are integers or all are strings; where both kinds meet, integers become strings.
@@ -117,7 +119,7 @@ def _refuse_one_name_of_two_kinds(ids: Sequence[int | str]) -> None:
             )
 
 
-def write_jsonl(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
+def write_jsonl(rows: Iterable[TextRow], path: str | os.PathLike[str]) -> None:
     """Write one JSON object per line, UTF-8; the file appears complete or not at all.
 
     Raises:
@@ -190,9 +192,9 @@ def _line(file: BinaryIO, where: str) -> bytes:
     return line
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str) -> object:
     try:
-        row = json.loads(
+        row: object = json.loads(
             text,
             parse_constant=_refuse_constant,
             parse_float=_finite,
@@ -221,7 +223,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object; the parser itself would silently keep the last of two equal keys."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -230,7 +232,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _checked_row(row: Any, where: str) -> Row:
+def _checked_row(row: object, where: str) -> Row:
     if not isinstance(row, dict):
         raise DataError(
             f"{where}: a row must be an object with prompt and response, not {type(row).__name__}."

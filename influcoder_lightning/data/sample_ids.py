@@ -11,7 +11,7 @@ that ``x, y = batch`` sees exactly what it saw before.
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -35,21 +35,21 @@ _NESTED = (
 
 @runtime_checkable
 class _Pinnable(Protocol):
-    def pin_memory(self) -> Any: ...
+    def pin_memory(self) -> object: ...
 
 
 class SampleTuple(tuple):
     """A tuple sample with its ``sample_id``; ``plain`` is the sample as the dataset gave it."""
 
     sample_id: SampleId
-    plain: Any
+    plain: object
 
 
 class SampleList(list):
     """A list sample with its ``sample_id``; ``plain`` is the sample as the dataset gave it."""
 
     sample_id: SampleId
-    plain: Any
+    plain: object
 
 
 class _IdCarrier:
@@ -61,19 +61,19 @@ class _IdCarrier:
 
     sample_ids: list[SampleId]
 
-    def to(self, device: Any, non_blocking: bool = False, **_: Any) -> Self:
+    def to(self, device: torch.device | str, non_blocking: bool = False, **_: object) -> Self:
         """The batch with all tensors on ``device``; Lightning decides about ``non_blocking``."""
         return self._rebuilt(moved(self._plain(), device))
 
-    def pin_memory(self, device: Any = None) -> Self:
+    def pin_memory(self, device: object = None) -> Self:
         """The batch with all tensors in pinned memory."""
         pinned = apply_to_collection(self._plain(), _Pinnable, lambda item: item.pin_memory())
         return self._rebuilt(pinned)
 
-    def _plain(self) -> Any:
+    def _plain(self) -> object:
         return tuple(self) if isinstance(self, tuple) else list(self)  # type: ignore[call-overload]
 
-    def _rebuilt(self, items: Any) -> Self:
+    def _rebuilt(self, items: object) -> Self:
         batch = type(self)(items)  # type: ignore[call-arg]
         batch.sample_ids = self.sample_ids
         return batch
@@ -91,10 +91,10 @@ class IdTuple(_IdCarrier, tuple):
 def _named_carrier(kind: type) -> Any:
     """A subclass of the named tuple ``kind`` with the attribute ``sample_ids``."""
 
-    def rebuilt(self: Any, items: Any) -> Any:
+    def rebuilt(self: Any, items: Iterable[object]) -> object:
         return _named_batch(kind, tuple(items), self.sample_ids)
 
-    def reduced(self: Any) -> Any:
+    def reduced(self: Any) -> tuple[object, ...]:
         return _named_batch, (kind, tuple(self), self.sample_ids)
 
     return type(
@@ -102,7 +102,7 @@ def _named_carrier(kind: type) -> Any:
     )
 
 
-def _named_batch(kind: type, items: tuple[Any, ...], ids: list[SampleId]) -> Any:
+def _named_batch(kind: type, items: tuple[object, ...], ids: list[SampleId]) -> Any:
     batch = _named_carrier(kind)(*items)
     batch.sample_ids = ids
     return batch
@@ -122,7 +122,7 @@ class SampleIdDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         index = int(index)
         if index < 0:
             index += len(self)
@@ -132,7 +132,7 @@ class SampleIdDataset(Dataset):
         if isinstance(sample, Mapping):
             return {**sample, self.key: self._mapping_id(sample, index)}
         if isinstance(sample, tuple | list):
-            carrier: Any = SampleTuple(sample) if isinstance(sample, tuple) else SampleList(sample)
+            carrier = SampleTuple(sample) if isinstance(sample, tuple) else SampleList(sample)
             carrier.sample_id = index if self.ids is None else self.ids[index]
             carrier.plain = sample
             return carrier
@@ -148,13 +148,13 @@ class SampleIdDataset(Dataset):
         sample = self.dataset[index]
         return self._mapping_id(sample, index) if isinstance(sample, Mapping) else index
 
-    def _mapping_id(self, sample: Mapping[str, Any], index: int) -> SampleId:
-        own = sample.get(self.key)
-        if own is None and self.ids is not None:
+    def _mapping_id(self, sample: Mapping[str, object], index: int) -> SampleId:
+        given = sample.get(self.key)
+        if given is None and self.ids is not None:
             return self.ids[index]
-        if own is None:
-            own = sample.get("id")
-        own = index if own is None else checked_id(own, f"sample {index}")
+        if given is None:
+            given = sample.get("id")
+        own = index if given is None else checked_id(given, f"sample {index}")
         if self.ids is not None and own != self.ids[index]:
             raise DataError(
                 f"sample {index} already has {self.key!r} {own!r}, but ids gives it "
@@ -194,12 +194,12 @@ class SampleIdCollator:
     """Collate function that keeps sample ids; made by :func:`collate_with_sample_ids`."""
 
     def __init__(
-        self, collate_fn: Callable[[list[Any]], Any] | None = None, key: str = "sample_id"
+        self, collate_fn: Callable[[list[Any]], object] | None = None, key: str = "sample_id"
     ) -> None:
         self.collate_fn = default_collate if collate_fn is None else collate_fn
         self.key = key
 
-    def __call__(self, samples: Sequence[Any]) -> Any:
+    def __call__(self, samples: Sequence[object]) -> object:
         """Collate the plain samples, then put their ids back on the batch."""
         pairs = [self._split(sample) for sample in samples]
         ids = checked_ids([sample_id for _, sample_id in pairs])
@@ -210,26 +210,22 @@ class SampleIdCollator:
             return batch
         if isinstance(batch, Mapping):
             return {**batch, self.key: ids_for_batch(ids)}
-        carrier: Any
         if isinstance(batch, tuple) and hasattr(batch, "_fields"):
             return _named_batch(type(batch), batch, ids)
-        if isinstance(batch, tuple):
-            carrier = IdTuple(batch)
-        elif isinstance(batch, list):
-            carrier = IdList(batch)
-        elif dataclasses.is_dataclass(batch) and hasattr(batch, "__dict__"):
-            carrier = copy.copy(batch)
-            object.__setattr__(carrier, "sample_ids", ids)  # also where it is frozen
+        if isinstance(batch, tuple | list):
+            carrier = IdTuple(batch) if isinstance(batch, tuple) else IdList(batch)
+            carrier.sample_ids = ids
             return carrier
-        else:
-            raise DataError(
-                f"the collate function returned a {type(batch).__name__}, which cannot carry "
-                "sample ids. Let it return a dict, a list, a tuple or a dataclass."
-            )
-        carrier.sample_ids = ids
-        return carrier
+        if dataclasses.is_dataclass(batch) and hasattr(batch, "__dict__"):
+            twin = copy.copy(batch)
+            object.__setattr__(twin, "sample_ids", ids)  # also where it is frozen
+            return twin
+        raise DataError(
+            f"the collate function returned a {type(batch).__name__}, which cannot carry "
+            "sample ids. Let it return a dict, a list, a tuple or a dataclass."
+        )
 
-    def _split(self, sample: Any) -> tuple[Any, Any]:
+    def _split(self, sample: object) -> tuple[object, object]:
         if isinstance(sample, SampleTuple | SampleList):
             return sample.plain, sample.sample_id
         if isinstance(sample, Mapping) and self.key in sample:
@@ -238,7 +234,7 @@ class SampleIdCollator:
 
 
 def collate_with_sample_ids(
-    collate_fn: Callable[[list[Any]], Any] | None = None, key: str = "sample_id"
+    collate_fn: Callable[[list[Any]], object] | None = None, key: str = "sample_id"
 ) -> SampleIdCollator:
     """Wrap a collate function so that the batch carries the ids of its samples.
 
@@ -261,7 +257,7 @@ def ids_for_batch(ids: Sequence[SampleId]) -> torch.Tensor | list[SampleId]:
     return list(ids)
 
 
-def batch_sample_ids(batch: Any, key: str = "sample_id") -> list[SampleId]:
+def batch_sample_ids(batch: object, key: str = "sample_id") -> list[SampleId]:
     """The ids of a batch's samples, list [B] of int or of str.
 
     Raises:
@@ -283,7 +279,7 @@ def batch_sample_ids(batch: Any, key: str = "sample_id") -> list[SampleId]:
     return checked_ids(found)
 
 
-def batch_labels(batch: Any, key: str | int = "labels") -> torch.Tensor:
+def batch_labels(batch: object, key: str | int = "labels") -> torch.Tensor:
     """The token labels of a batch, integer tensor [B, T] with -100 where there is no loss.
 
     Args:

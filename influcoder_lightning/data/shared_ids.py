@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from influcoder_lightning.data.sample_ids import SampleIdDataset
 from influcoder_lightning.errors import DataError
@@ -16,7 +15,7 @@ Source = tuple[SampleIdDataset, Sequence[int] | None]
 _MOST_READ = 100_000  # samples that are read at the start of a run to learn their ids
 
 
-def refuse_shared_ids(loader: Any) -> None:
+def refuse_shared_ids(loader: object) -> None:
     """Refuse data in which samples of two data sets have one id; nothing else would tell them.
 
     Duplicates within one set, and one set that is there twice, are the user's own and stay.
@@ -48,34 +47,34 @@ def refuse_shared_ids(loader: Any) -> None:
                 )
 
 
-def _datasets(loader: Any) -> Iterator[Any]:
+def _datasets(loader: object) -> Iterator[object]:
     if isinstance(loader, Mapping):
         loader = list(loader.values())
     if isinstance(loader, list | tuple):
         for part in loader:
             yield from _datasets(part)
-    elif getattr(loader, "dataset", None) is not None:
-        yield loader.dataset
+    elif (dataset := getattr(loader, "dataset", None)) is not None:
+        yield dataset
 
 
-def _sources(dataset: Any) -> Iterator[Source]:
+def _sources(dataset: object) -> Iterator[Source]:
     """The wrapped sets inside ``dataset``, each with the places that are used (None: all)."""
     if isinstance(dataset, SampleIdDataset):
         yield dataset, None
         return
     parts, inner = getattr(dataset, "datasets", None), getattr(dataset, "dataset", None)
-    places: Any = getattr(dataset, "indices", None)
+    places = getattr(dataset, "indices", None)
     if isinstance(parts, list | tuple):
         for part in parts:
             yield from _sources(part)
     elif places is None and inner is not None:
         yield from _sources(inner)
-    elif inner is not None:
+    elif inner is not None and places is not None:
         yield from _chosen(inner, [int(place) for place in places])
 
 
 def _chosen(
-    dataset: Any, places: Sequence[int]
+    dataset: object, places: Sequence[int]
 ) -> Iterator[tuple[SampleIdDataset, Sequence[int] | None]]:
     """The wrapped sets inside a subset of ``dataset``."""
     if isinstance(dataset, SampleIdDataset):

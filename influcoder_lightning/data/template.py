@@ -1,11 +1,16 @@
 """The frame around prompt and response, and its tokens."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from influcoder_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PROMPT, _RESPONSE = "{prompt}", "{response}"
 _BODY = "### Instruction:\n{prompt}\n### Response:\n{response}"
@@ -54,7 +59,7 @@ class Template:
         return f"{self.prefix}{prompt}{self.middle}{response}{self.suffix}"
 
 
-def default_template(tokenizer: Any) -> Template:
+def default_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """An instruction frame between the tokenizer's begin and end tokens, where it has them."""
     return Template(f"{tokenizer.bos_token or ''}{_BODY}{tokenizer.eos_token or ''}")
 
@@ -62,7 +67,7 @@ def default_template(tokenizer: Any) -> Template:
 class FrameEncoder:
     """Tokenises ``before + text + after``, where only the frame may hold special tokens."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._special = {
             str(token): index
@@ -110,7 +115,7 @@ class FrameEncoder:
         """Text, special token, text, ... ; text at both ends, possibly empty."""
         return re.split(f"({self._pattern.pattern})", frame) if self._special else [frame]
 
-    def _tokens(self, texts: list[str], **options: Any) -> list[list[int]]:
+    def _tokens(self, texts: list[str], **options: bool) -> list[list[int]]:
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,

@@ -1,8 +1,10 @@
 """A tokenizer and a Llama small enough to be trained in seconds, without any download."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -10,10 +12,20 @@ from torch.utils.data import DataLoader, Dataset
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import (
+        LlamaForCausalLM,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        PreTrainedTokenizerFast,
+    )
+
 _PAD, _BOS, _EOS = "<pad>", "<s>", "</s>"
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]) -> Any:
+def build_tokenizer(
+    texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer and save it for ``AutoTokenizer.from_pretrained(folder)``.
 
     Any text can be encoded; digits stay single. ``<pad>``, ``<s>``, ``</s>`` have the ids 0, 1, 2
@@ -51,14 +63,14 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
 
 def build_tiny_llama(
     folder: str | os.PathLike[str],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     hidden_size: int = 128,
     layers: int = 2,
     heads: int = 4,
     max_positions: int = 512,
     seed: int = 0,
-) -> Any:
+) -> LlamaForCausalLM:
     """A randomly initialised ``LlamaForCausalLM``, float32, saved beside its tokenizer.
 
     The global random state is left as it was.
@@ -87,7 +99,7 @@ def build_tiny_llama(
 
 
 def pretrain(
-    model: Any,
+    model: PreTrainedModel,
     dataset: Dataset,
     *,
     steps: int = 300,

@@ -1,17 +1,23 @@
 """Prompt and response to tokens, with loss on the response and the end token only."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from influcoder_lightning.data.rows import Row, row_ids
+from influcoder_lightning.data.rows import TextRow, row_ids
 from influcoder_lightning.data.sample_ids import ids_for_batch
 from influcoder_lightning.data.template import FrameEncoder, Template
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.ids import SampleId, checked_id, checked_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 
@@ -45,16 +51,23 @@ class TruncationReport:
         )
 
 
-class TokenizedDataset(Dataset):
-    """Map-style dataset of tokenised rows; ``report`` says what was truncated.
+class TokenizedRow(TypedDict):
+    """A tokenised row: int64 [T] each, -100 on the context of ``labels``; and the raw texts."""
 
-    Items: ``input_ids``, ``attention_mask``, ``labels`` (int64 [T], -100 on the context),
-    ``sample_id``, and the raw ``prompt`` and ``response``.
-    """
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    sample_id: SampleId
+    prompt: str
+    response: str
+
+
+class TokenizedDataset(Dataset[TokenizedRow]):
+    """Map-style dataset of tokenised rows; ``report`` says what was truncated."""
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TextRow],
         ids: Sequence[SampleId],
         contexts: Sequence[list[int]],
         responses: Sequence[list[int]],
@@ -67,7 +80,7 @@ class TokenizedDataset(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> TokenizedRow:
         context, response = self._contexts[index], self._responses[index]
         input_ids = torch.tensor(context + response, dtype=torch.int64)
         labels = input_ids.clone()
@@ -126,8 +139,8 @@ def collate_samples(pad_token_id: int | None, padding_side: str = "right") -> Sa
 
 
 def tokenize_rows(
-    rows: Sequence[Row],
-    tokenizer: Any,
+    rows: Sequence[TextRow],
+    tokenizer: PreTrainedTokenizerBase,
     template: Template | str,
     max_length: int,
     ids: Sequence[SampleId] | None = None,
