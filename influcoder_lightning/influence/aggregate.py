@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import has_repeats
+from influcoder_lightning.ids import IdArray, has_repeats
 
 
 class SampleRows:
@@ -30,20 +28,22 @@ class SampleRows:
         [2.0, 5.0]
     """
 
-    def __init__(self, row_ids: NDArray[Any]) -> None:
+    def __init__(self, row_ids: IdArray) -> None:
         if len(row_ids) == 0:
             raise RankingError("there are no rows to rank; was anything captured?")
         row_ids = np.asarray(row_ids)
         numbered = _numbered if row_ids.dtype.kind == "i" else _numbered_text
         self.index: NDArray[np.int64]
-        self.sample_ids: NDArray[Any]
+        self.sample_ids: IdArray
         self.index, self.sample_ids = numbered(row_ids)
         self.counts: NDArray[np.int64] = np.bincount(self.index, minlength=len(self.sample_ids))
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def mean(self, values: NDArray[Any], keep: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    def mean(
+        self, values: NDArray[np.number], keep: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
         """Mean of `values` [R] over the rows of each sample, float64 [N].
 
         Only rows where `keep` [R] is true count; a sample without such a row gets NaN.
@@ -55,7 +55,7 @@ class SampleRows:
         sums = np.bincount(index, weights=values, minlength=len(self))
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
-    def add(self, total: NDArray[Any], rows: slice, values: NDArray[Any]) -> None:
+    def add(self, total: NDArray[np.floating], rows: slice, values: NDArray[np.floating]) -> None:
         """Add `values` [b, ...] of a slice of rows to `total` [N, ...] at the rows' samples."""
         index = self.index[rows]
         if not has_repeats(index):
@@ -67,7 +67,7 @@ class SampleRows:
         total[samples] += np.add.reduceat(values[order], starts, axis=0)
 
 
-def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _numbered(ids: IdArray) -> tuple[NDArray[np.int64], IdArray]:
     """For integers [R]: place of each among the unique ones, and these in order of appearance.
 
     By sorting: a hash table of many millions would take several times the memory.
@@ -87,7 +87,7 @@ def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     return index, ids[is_first]
 
 
-def _numbered_text(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _numbered_text(ids: IdArray) -> tuple[NDArray[np.int64], IdArray]:
     """The same for text."""
     import pandas as pd
 

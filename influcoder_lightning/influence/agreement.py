@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import scipy.stats
@@ -36,6 +36,27 @@ class Pair:
     order_a: NDArray[np.int64]
     order_b: NDArray[np.int64]
     left_out: dict[str, int]
+
+
+class Bin(TypedDict):
+    """Samples whose score lies in a bin; see `agreement`."""
+
+    n: int
+    overlap: float | None
+
+
+class Agreement(TypedDict):
+    """What `agreement` finds."""
+
+    n: int
+    spearman: float | None
+    kendall: float | None
+    overlap: dict[str, float]
+    bottom_overlap: dict[str, float]
+    distinct_scores: dict[str, int]
+    left_out: dict[str, int]
+    binned_by: NotRequired[str]
+    bins: NotRequired[dict[str, Bin]]
 
 
 def pair(a: Ranking, b: Ranking, only_common: bool = False) -> Pair:
@@ -74,7 +95,7 @@ def pair(a: Ranking, b: Ranking, only_common: bool = False) -> Pair:
     )
 
 
-def agreement(scores: Pair, ks: Sequence[int] = ()) -> dict[str, Any]:
+def agreement(scores: Pair, ks: Sequence[int] = ()) -> Agreement:
     """How far two rankings agree.
 
     Args:
@@ -101,7 +122,7 @@ def agreement(scores: Pair, ks: Sequence[int] = ()) -> dict[str, Any]:
     defined = all(np.ptp(side) > 0 for side in sides.values())
     rho = float(scipy.stats.spearmanr(scores.a, scores.b).statistic) if defined else None
     tau = float(scipy.stats.kendalltau(scores.a, scores.b).statistic) if defined else None
-    result: dict[str, Any] = {
+    result: Agreement = {
         "n": n,
         "spearman": rho,
         "kendall": tau,
@@ -116,10 +137,10 @@ def agreement(scores: Pair, ks: Sequence[int] = ()) -> dict[str, Any]:
     return result
 
 
-def _bins(scores: NDArray[np.float64], order: NDArray[np.int64]) -> dict[str, Any]:
+def _bins(scores: NDArray[np.float64], order: NDArray[np.int64]) -> dict[str, Bin]:
     # A share of 0.6 is not above 0.6, also where it was stored as float32.
     shares = np.round(scores, 6)
-    bins = {}
+    bins: dict[str, Bin] = {}
     for name, members in {
         **{f"> {low}": np.flatnonzero(shares > low) for low in THRESHOLDS},
         "<= 0.5": np.flatnonzero(shares <= 0.5),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import as_id_array, id_keys
+from influcoder_lightning.ids import IdArray, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 
 
 def choose_for_exact(
-    scores: NDArray[Any], confidence: NDArray[Any], m: int, top_share: float = 0.5
+    scores: NDArray[np.floating],
+    confidence: NDArray[np.floating],
+    m: int,
+    top_share: float = 0.5,
 ) -> NDArray[np.int64]:
     """Positions [m] of the samples to compute exactly: the top ones and the uncertain ones.
 
@@ -58,8 +59,8 @@ def merge_exact(ranking: Ranking, exact: Ranking) -> Ranking:
     return replace(ranking, scores=scores, per_query=None, query_ids=None, confidence=sure)
 
 
-def _places(place: dict[str, int], ids: Iterable[Any]) -> list[int]:
-    keys = id_keys(as_id_array(ids))
+def _places(place: dict[str, int], ids: IdArray) -> list[int]:
+    keys = id_keys(ids)
     if unknown := [key for key in keys if key not in place]:
         raise RankingError(f"exact scores of samples that are not ranked: {unknown[:5]}")
     return [place[key] for key in keys]

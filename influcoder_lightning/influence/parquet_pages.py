@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+Fields = dict[int, object]
 _LONGEST, _DEEPEST = 2**20, 8  # bytes of a header, which has statistics; structs in each other
 _STRUCT = 12
 _TRUE, _FALSE, _BYTE, _INTS, _DOUBLE, _BINARY, _LISTS = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10)
@@ -42,15 +42,15 @@ def pages(data: memoryview, start: int, end: int) -> Iterator[Page]:
         yield Page(unpacked, _DELTA_BYTE_ARRAY in encodings)
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     if not isinstance(value, int) or not 0 <= value < 2**31:
         raise ValueError("a page header has no sizes")
     return value
 
 
-def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[Fields, int]:
     """Fields of a struct by their numbers, and the place behind it; lists are passed over."""
-    fields: dict[int, Any] = {}
+    fields: Fields = {}
     number = 0
     while True:
         head, at = _byte(data, at)
@@ -63,7 +63,7 @@ def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], 
         fields[number], at = _value(data, at, head & 15, depth)
 
 
-def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
+def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[object, int]:
     if kind in (_TRUE, _FALSE):
         return kind == _TRUE, at
     if kind == _BYTE:

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.influence.request import StoreReader, TextEncoder, TextRow
+from influcoder_lightning.ids import IdArray
+from influcoder_lightning.influence.request import Column, StoreReader, TextEncoder
 
 _READ = 8192
 
@@ -20,7 +22,7 @@ class _QueriesOfStore:
 
     def __init__(self, store: StoreReader) -> None:
         self._store = store
-        self.query_ids: NDArray[Any] = store.query_ids
+        self.query_ids: IdArray = store.query_ids
 
     def query_codes(self, window: int | None = None, end: bool = False) -> NDArray[np.float16]:
         """As of the store."""
@@ -59,9 +61,9 @@ class PartOfStore(_QueriesOfStore):
         if not keep.any():
             raise RankingError("no row of the store is of the samples that were chosen")
         super().__init__(store)
-        self.sample_ids: NDArray[Any] = store.sample_ids[keep]
+        self.sample_ids: IdArray = store.sample_ids[keep]
         known = set(store.column_names())
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns if name in known}
+        parts: dict[str, list[Column]] = {name: [] for name in columns if name in known}
         for rows, block in store.blocks(list(parts), _READ):
             for name, values in block.items():
                 parts[name].append(values[keep[rows]])  # a copy: the block is overwritten
@@ -71,13 +73,13 @@ class PartOfStore(_QueriesOfStore):
         """Columns that were read."""
         return list(self._columns)
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> Column:
         """One column of all rows [n]."""
         return self._columns[name]
 
     def blocks(
         self, names: Sequence[str], block_rows: int
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+    ) -> Iterator[tuple[slice, dict[str, Column]]]:
         """As of the store."""
         for start in range(0, len(self.sample_ids), block_rows):
             rows = slice(start, min(start + block_rows, len(self.sample_ids)))
@@ -100,7 +102,7 @@ class StoreWithoutRows(_QueriesOfStore):
         self.path = getattr(store, "path", None)
 
     @property
-    def sample_ids(self) -> NDArray[Any]:
+    def sample_ids(self) -> IdArray:
         """Raises `RankingError`."""
         raise self._refusal()
 
@@ -108,13 +110,13 @@ class StoreWithoutRows(_QueriesOfStore):
         """Raises `RankingError`."""
         raise self._refusal()
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> Column:
         """Raises `RankingError`."""
         raise self._refusal()
 
     def blocks(
         self, names: Sequence[str], block_rows: int
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+    ) -> Iterator[tuple[slice, dict[str, Column]]]:
         """Raises `RankingError`."""
         raise self._refusal()
 

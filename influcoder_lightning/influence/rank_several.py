@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import RankingError, StoreError
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
@@ -54,7 +55,7 @@ class Several:
 def rank_by_several(
     store: StoreReader,
     ranking: Ranking,
-    data: Iterable[Mapping[str, Any]] = (),
+    data: Iterable[TextRow] = (),
     *,
     samples: int = SAMPLES,
     encoded: int = ENCODED,

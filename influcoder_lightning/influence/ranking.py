@@ -6,13 +6,15 @@ import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import (
+    IdArray,
+    SampleId,
     as_id_array,
     first_few,
     has_repeats,
@@ -24,8 +26,10 @@ from influcoder_lightning.influence import ranking_file
 if TYPE_CHECKING:
     import pandas as pd
 
+_T = TypeVar("_T", bound=np.generic)
 
-def _numbers(values: Any, what: str) -> NDArray[np.float64]:
+
+def _numbers(values: object, what: str) -> NDArray[np.float64]:
     """A copy as float64; a complex number would lose half of itself without a word."""
     try:
         array = np.asarray(values)
@@ -36,7 +40,7 @@ def _numbers(values: Any, what: str) -> NDArray[np.float64]:
     raise RankingError(f"{what} must be real numbers, one per sample, not {array.dtype}")
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+def _frozen(array: NDArray[_T]) -> NDArray[_T]:
     """A read-only view; the caller's own array stays writable."""
     view = array.view()
     view.flags.writeable = False
@@ -72,12 +76,12 @@ class Ranking:
         [0.5, 0.9, 0.1]
     """
 
-    sample_ids: NDArray[Any]
+    sample_ids: IdArray
     scores: NDArray[np.float64]
-    per_query: NDArray[Any] | None = None
-    query_ids: NDArray[Any] | None = None
+    per_query: NDArray[np.floating] | None = None
+    query_ids: IdArray | None = None
     method: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)
     confidence: NDArray[np.float64] | None = None
     ranks: NDArray[np.int64] = field(init=False)
 
@@ -128,7 +132,7 @@ class Ranking:
             )
         self._set("per_query", _frozen(per_query))
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -150,7 +154,7 @@ class Ranking:
         """How many samples have a score that is not NaN."""
         return int(np.count_nonzero(~np.isnan(self.scores)))
 
-    def top_k(self, k: int) -> list[Any]:
+    def top_k(self, k: int) -> list[SampleId]:
         """Ids of the `k` best samples, best first.
 
         Raises:
@@ -159,7 +163,7 @@ class Ranking:
         self._check_k(k)
         return self.sample_ids[self._best(k)].tolist()
 
-    def bottom_k(self, k: int) -> list[Any]:
+    def bottom_k(self, k: int) -> list[SampleId]:
         """Ids of the `k` worst samples, worst first. A sample without a score is not among them.
 
         Raises:
@@ -189,7 +193,7 @@ class Ranking:
         import pandas as pd
 
         order = self.order
-        columns: dict[str, NDArray[Any]] = {
+        columns: dict[str, NDArray[np.generic]] = {
             "sample_id": self.sample_ids[order],
             "score": self.scores[order],
             "rank": self.ranks[order],
@@ -198,7 +202,7 @@ class Ranking:
             columns["confidence"] = self.confidence[order]
         return pd.DataFrame(columns)
 
-    def align(self, pool_ids: Iterable[Any]) -> Ranking:
+    def align(self, pool_ids: Iterable[object]) -> Ranking:
         """The same scores in the order of `pool_ids`, with the ids as the pool writes them.
 
         Ids are compared by their text. Exact ties are ranked by the new position.
@@ -235,14 +239,14 @@ class Ranking:
         keep = np.flatnonzero(np.isfinite(self.scores))
         return self._take(keep, self.sample_ids[keep])
 
-    def described(self, method: str, metadata: dict[str, Any]) -> Ranking:
+    def described(self, method: str, metadata: dict[str, object]) -> Ranking:
         """The same ranking under another method name and provenance; nothing is sorted again."""
         twin = copy.copy(self)
         twin._set("method", method)
         twin._set("metadata", dict(metadata))
         return twin
 
-    def _take(self, positions: NDArray[Any], ids: NDArray[Any]) -> Ranking:
+    def _take(self, positions: NDArray[np.int64], ids: IdArray) -> Ranking:
         per_query = None if self.per_query is None else self.per_query[:, positions]
         confidence = None if self.confidence is None else self.confidence[positions]
         return replace(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.files import LONGEST, durable_path, why_no_file
-from influcoder_lightning.ids import as_id_array, first_few, id_keys, parse_ids, repeated
+from influcoder_lightning.ids import IdArray, as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.spreadsheet import from_cell, quoted
 
 _BLOCK = 65_536  # lines made at a time: ids and scores as Python objects take much memory
@@ -29,7 +29,7 @@ class Ranked(Protocol):
     """What is saved of a `Ranking`."""
 
     @property
-    def sample_ids(self) -> NDArray[Any]:
+    def sample_ids(self) -> IdArray:
         """[N]."""
 
     @property
@@ -45,15 +45,15 @@ class Ranked(Protocol):
         """[N] positions, best first."""
 
     @property
-    def per_query(self) -> NDArray[Any] | None:
+    def per_query(self) -> NDArray[np.floating] | None:
         """[M, N]."""
 
     @property
-    def query_ids(self) -> NDArray[Any] | None:
+    def query_ids(self) -> IdArray | None:
         """[M]."""
 
     @property
-    def confidence(self) -> NDArray[Any] | None:
+    def confidence(self) -> NDArray[np.float64] | None:
         """[N]."""
 
     @property
@@ -154,7 +154,7 @@ def load(
 
 
 def _write_csv(
-    ranking: Ranked, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[Any]
+    ranking: Ranked, path: Path, order: NDArray[np.int64], header: str, *columns: NDArray[np.number]
 ) -> None:
     with durable_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{header}\n")
@@ -245,7 +245,7 @@ def _per_query_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.per_query.npz")
 
 
-def _text_array(ids: NDArray[Any] | None) -> NDArray[np.uint8]:
+def _text_array(ids: IdArray | None) -> NDArray[np.uint8]:
     # JSON bytes keep the type and every character of an id without pickling an object array.
     listed = None if ids is None else ids.tolist()
     return np.frombuffer(json.dumps(listed).encode(), dtype=np.uint8)
@@ -265,7 +265,7 @@ def _save_per_query(ranking: Ranked, path: Path, order: NDArray[np.int64]) -> No
 
 def _load_per_query(
     path: Path, keys: list[str], scores: list[float]
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+) -> tuple[NDArray[np.floating], IdArray | None]:
     beside = _per_query_path(path)
     if why := why_no_file(beside):
         raise RankingError(f"{beside}: {why}; save the ranking with per_query=True first")

@@ -70,10 +70,10 @@ def _load(plugin: EntryPoint) -> None:
 def rank(
     store: StoreReader | None,
     method: str = "cosine",
-    queries: Iterable[Any] | None = None,
-    data: Iterable[Any] | None = None,
+    queries: Iterable[object] | None = None,
+    data: Iterable[object] | None = None,
     model: Any = None,
-    **options: Any,
+    **options: object,
 ) -> Ranking:
     """Score every sample of a store (or of `data`, for methods on text), higher = more helpful.
 

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import Row, TextRow
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import as_id_array, first_few, id_keys, repeated
+from influcoder_lightning.ids import IdArray, as_id_array, first_few, id_keys, repeated
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TextRow = Mapping[str, Any]
+Column = NDArray[Any]
+"""Values of rows [R, ...]: of which kind is the column's own business."""
 
 
 class TextEncoder(Protocol):
     """A text tower: rows with `prompt` and `response` to codes [n, d] float32."""
 
-    def encode(self, rows: list[dict[str, Any]], /) -> NDArray[np.float32]:
+    def encode(self, rows: list[Row], /) -> NDArray[np.float32]:
         """L2-normalised codes of rows of text."""
         ...
 
-    def expect(
-        self, rows: list[dict[str, Any]], /
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def expect(self, rows: list[Row], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Expected codes [n, d], shorter where unsure, and the confidence [n]."""
         ...
 
@@ -36,12 +36,12 @@ class StoreReader(Protocol):
     """What the methods read of an influence store; R rows in store order, M queries."""
 
     @property
-    def sample_ids(self) -> NDArray[Any]:
+    def sample_ids(self) -> IdArray:
         """Id of each row's sample [R], int64 or object array of str."""
         ...
 
     @property
-    def query_ids(self) -> NDArray[Any]:
+    def query_ids(self) -> IdArray:
         """Ids of the queries [M]."""
         ...
 
@@ -49,13 +49,13 @@ class StoreReader(Protocol):
         """Columns of the rows: window, n_tokens, loss, grad_norm, learning_rate, code, ..."""
         ...
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> Column:
         """One column of all rows [R]."""
         ...
 
     def blocks(
         self, names: Sequence[str], block_rows: int
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+    ) -> Iterator[tuple[slice, dict[str, Column]]]:
         """Stretches of at most `block_rows` rows in order, each with some columns [b, ...].
 
         The arrays are overwritten by the next block.
@@ -93,8 +93,8 @@ class Request:
 
     method: str
     store: StoreReader | None = None
-    queries: Iterable[Any] | None = None
-    data: Iterable[Any] | None = None
+    queries: Iterable[object] | None = None
+    data: Iterable[object] | None = None
     model: Any = None
 
     def require_store(self) -> StoreReader:
@@ -154,7 +154,7 @@ class Request:
         """Whether the queries were given as rows of text."""
         return self.queries is not None and _are_rows(list(self.queries), self.method)
 
-    def query_rows(self) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+    def query_rows(self) -> tuple[IdArray, list[Row]]:
         """Ids [M] and rows of the chosen queries as text."""
         if self.queries is not None and self.has_query_rows():
             return _text_rows(self.queries, "queries")
@@ -169,7 +169,7 @@ class Request:
         ids = store.query_ids[positions]
         return ids, _text_rows([texts[place] for place in positions], "store.query_texts()")[1]
 
-    def data_rows(self) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+    def data_rows(self) -> tuple[IdArray, list[Row]]:
         """Ids [R] and rows of the pool as text; an id is the row's `id`, else its position."""
         if self.data is None:
             raise RankingError(
@@ -179,7 +179,7 @@ class Request:
         return _text_rows(self.data, "data")
 
 
-def _are_rows(queries: list[Any], method: str) -> bool:
+def _are_rows(queries: list[object], method: str) -> bool:
     """Whether all queries are rows (True) or all are ids (False)."""
     if not queries:
         raise RankingError(
@@ -191,9 +191,9 @@ def _are_rows(queries: list[Any], method: str) -> bool:
     return kinds.pop()
 
 
-def _text_rows(rows: Iterable[Any], name: str) -> tuple[NDArray[Any], list[dict[str, Any]]]:
-    checked: list[dict[str, Any]] = []
-    ids: list[Any] = []
+def _text_rows(rows: Iterable[object], name: str) -> tuple[IdArray, list[Row]]:
+    checked: list[Row] = []
+    ids: list[object] = []
     for place, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise RankingError(

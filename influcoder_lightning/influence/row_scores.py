@@ -7,25 +7,24 @@ unit codes of the queries; so what each query says of each sample is computed on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import first_few
+from influcoder_lightning.ids import IdArray, first_few
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request
 
 # Codes [b, d] float32 as they were read and tower versions [b] -> factors [b] of what comes of the
 # codes scaled to length 1.
-RowWeights = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[np.float64]]
+RowWeights = Callable[[NDArray[np.float32], NDArray[np.integer]], NDArray[np.float64]]
 PER_QUERY_BYTES = 2**28  # up to here `Ranking.per_query` is kept without being asked for
 _KEPT_WINDOWS = 4
 
 
-def unit_rows(codes: NDArray[Any]) -> NDArray[np.float32]:
+def unit_rows(codes: NDArray[np.number]) -> NDArray[np.float32]:
     """Rows in float32 with norm 1; float16 codes have about that, int8 any. Zero rows stay zero."""
     wide = codes.astype(np.float32)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -156,7 +155,7 @@ def _summed(
     mean_over_rows: bool,
     per_query: bool | None,
     block_rows: int,
-) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float32] | None]:
+) -> tuple[IdArray, NDArray[np.float64], NDArray[np.float32] | None]:
     """Sample ids [N], scores [N] and, where kept, the scores of each query [N, M]."""
     store = request.require_store()
     samples = SampleRows(store.sample_ids)
@@ -205,7 +204,7 @@ def inverse_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
-def _by_window(windows: NDArray[Any]) -> Iterator[tuple[int, Any]]:
+def _by_window(windows: NDArray[np.integer]) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
     """Each window of a block, and which rows are in it: a slice (no copy) where it is the only one.
 
     Rows come in the order of training, so most blocks have one window.

@@ -192,7 +192,7 @@ def _pt(path: Path) -> Shard:
     return _averaged(path, tensor.detach().double().numpy())
 
 
-def _averaged(path: Path, array: NDArray[Any]) -> Shard:
+def _averaged(path: Path, array: NDArray[np.number | np.bool_]) -> Shard:
     if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or not array.size:
         raise RankingError(
             f"{path} holds {array.dtype} of shape {array.shape}; expected scores [N], or queries x "
@@ -204,7 +204,7 @@ def _averaged(path: Path, array: NDArray[Any]) -> Shard:
         return Shard(np.asarray(array.mean(axis=0, dtype=np.float64)), n_rows=len(array))
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("an id occurs twice")

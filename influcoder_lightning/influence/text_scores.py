@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import first_few
+from influcoder_lightning.ids import IdArray, first_few
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ranking import Ranking
 
 
 def rank_text(
-    row_ids: NDArray[Any],
-    query_ids: NDArray[Any],
+    row_ids: IdArray,
+    query_ids: IdArray,
     score_block: Callable[[slice], NDArray[np.float32]],
     *,
     block_rows: int,
@@ -56,6 +56,6 @@ def rank_text(
     )
 
 
-def joined_text(row: Mapping[str, Any]) -> str:
+def joined_text(row: TextRow) -> str:
     """Prompt, newline, response: what the word-count baselines read."""
     return f"{row['prompt']}\n{row['response']}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
-from influcoder_lightning.influence.agreement import Pair, agreement, pair
+from influcoder_lightning.influence.agreement import Agreement, Pair, agreement, pair
 from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.findings.two_rankings import agreement_figure
@@ -78,7 +78,7 @@ def _name(files: list[str]) -> str:
     return first if len(files) < 2 else f"{first} and {len(files) - 1} more"
 
 
-def _sections(result: dict[str, Any], scores: Pair, names: list[str]) -> list[Section]:
+def _sections(result: Agreement, scores: Pair, names: list[str]) -> list[Section]:
     distinct = result["distinct_scores"]
     opening: list[Block] = [
         Numbers(

@@ -56,5 +56,8 @@ def dsir(request: Request, *, n_buckets: int = 10_000, per_word: bool = False) -
     if per_word:
         scores = scores / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
     samples = SampleRows(ids)
-    metadata = {"n_rows": len(rows), "n_queries": len(queries)}
-    return Ranking(samples.sample_ids, samples.mean(scores), metadata=metadata)
+    return Ranking(
+        samples.sample_ids,
+        samples.mean(scores),
+        metadata={"n_rows": len(rows), "n_queries": len(queries)},
+    )

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import RankingError, StoreError
+from influcoder_lightning.ids import IdArray
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
@@ -51,7 +52,7 @@ def encoder(request: Request, *, block_rows: int = 1024) -> Ranking:
     return replace(ranking, confidence=sure[:, 0] / samples.counts)
 
 
-def tower_and_queries(request: Request) -> tuple[TextEncoder, NDArray[Any], NDArray[np.float32]]:
+def tower_and_queries(request: Request) -> tuple[TextEncoder, IdArray, NDArray[np.float32]]:
     """The text tower of a store; ids [M] and unit codes [M, d] of the queries asked for.
 
     Raises:
@@ -74,7 +75,7 @@ def tower_and_queries(request: Request) -> tuple[TextEncoder, NDArray[Any], NDAr
 
 
 def score_texts(
-    tower: TextEncoder, queries: NDArray[np.float32], rows: Sequence[dict[str, Any]]
+    tower: TextEncoder, queries: NDArray[np.float32], rows: Sequence[Row]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Expected cosines [n, M] of rows of text with unit query codes [M, d], and confidence [n].
 

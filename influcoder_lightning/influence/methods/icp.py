@@ -9,16 +9,20 @@ context probing: arXiv 2407.12259. It needs a model and text, and no gradients.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.ids import IdArray
 from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.text_scores import rank_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SCORES = ("share", "gain")
 
@@ -29,7 +33,11 @@ SCORES = ("share", "gain")
     says="Share of queries whose answer the sample makes more likely as a one-shot demonstration.",
 )
 def icp(
-    request: Request, *, tokenizer: Any = None, score: str = "share", **options: Any
+    request: Request,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    score: str = "share",
+    **options: Any,
 ) -> Ranking:
     """Share of queries that a demonstration helps, or its mean gain in nats per answer token.
 
@@ -60,8 +68,8 @@ def icp(
 
 
 def icp_ranking(
-    ids: NDArray[Any],
-    query_ids: NDArray[Any],
+    ids: IdArray,
+    query_ids: IdArray,
     zero_shot: NDArray[np.float64],
     one_shot: NDArray[np.float64],
     score: str = "share",

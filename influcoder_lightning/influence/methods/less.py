@@ -21,10 +21,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import first_few, id_keys
+from influcoder_lightning.ids import IdArray, first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.method import register
 from influcoder_lightning.influence.ranking import Ranking
@@ -109,7 +108,7 @@ def less(
     )
 
 
-def _members(query_ids: NDArray[Any], groups: Groups | None) -> dict[Hashable, list[int]]:
+def _members(query_ids: IdArray, groups: Groups | None) -> dict[Hashable, list[int]]:
     """Positions of each group's queries among the chosen ones [M], in order of appearance."""
     if groups is None:
         return {"all": list(range(len(query_ids)))}

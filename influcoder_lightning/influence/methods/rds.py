@@ -9,17 +9,23 @@ over the last layer's hidden states s_1, s_2, ... of prompt and response: RDS+ o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import model_inputs
-from influcoder_lightning.data.template import default_template
-from influcoder_lightning.data.tokenization import collate_samples, tokenize_rows
+from influcoder_lightning.data.rows import TextRow
+from influcoder_lightning.data.template import Template, default_template
+from influcoder_lightning.data.tokenization import (
+    TokenizedDataset,
+    collate_samples,
+    tokenize_rows,
+)
 from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.influence.method import register
@@ -27,6 +33,9 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.influence.text_scores import rank_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @register(
@@ -37,8 +46,8 @@ from influcoder_lightning.influence.text_scores import rank_text
 def rds(
     request: Request,
     *,
-    tokenizer: Any = None,
-    template: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    template: Template | str | None = None,
     max_length: int = 512,
     batch_size: int = 16,
 ) -> Ranking:
@@ -62,7 +71,7 @@ def rds(
     query_ids, queries = request.query_rows()
     frame = template or default_template(tokenizer)
 
-    def embed(texts: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+    def embed(texts: Sequence[TextRow]) -> NDArray[np.float32]:
         dataset = tokenize_rows(texts, tokenizer, frame, max_length, list(range(len(texts))))
         return unit_rows(hidden_states(request.model, dataset, tokenizer.pad_token_id, batch_size))
 
@@ -73,7 +82,7 @@ def rds(
 
 
 def hidden_states(
-    model: Any, dataset: Any, pad_token_id: int, batch_size: int
+    model: nn.Module, dataset: TokenizedDataset, pad_token_id: int | None, batch_size: int
 ) -> NDArray[np.float32]:
     """Position-weighted means [n, h] float32 of the last layer's hidden states."""
     device = next(model.parameters()).device

@@ -11,8 +11,6 @@ score of TrackStar (Chang et al. 2024, arXiv 2410.17413).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +37,7 @@ def relatif(
     positions = request.query_positions()
     curvature = Curvature(request, damping, block_rows)
 
-    def weigh(codes: NDArray[np.float32], versions: NDArray[Any]) -> NDArray[np.float64]:
+    def weigh(codes: NDArray[np.float32], versions: NDArray[np.integer]) -> NDArray[np.float64]:
         own = np.empty(len(codes))
         for version in np.unique(versions).tolist():
             inside = versions == version

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.text_scores import joined_text
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def choose_queries(
-    rows: Sequence[Mapping[str, Any]], n: int, *, seed: int = 0, text_encoder: Any = None
+    rows: Sequence[TextRow],
+    n: int,
+    *,
+    seed: int = 0,
+    text_encoder: str | SentenceTransformer | None = None,
 ) -> list[int]:
     """Positions of ``n`` different rows, in order.
 
@@ -31,7 +40,7 @@ def choose_queries(
         raise ConfigError(f"{n} queries cannot be chosen from {len(rows)} rows.")
     if n == len(rows):
         return list(range(n))
-    vectors = _embed([f"{row['prompt']}\n{row['response']}" for row in rows], seed, text_encoder)
+    vectors = _embed([joined_text(row) for row in rows], seed, text_encoder)
     means = KMeans(n, random_state=seed, n_init=4).fit(vectors)
     distances = means.transform(vectors)
     chosen: list[int] = []
@@ -41,7 +50,9 @@ def choose_queries(
     return sorted(chosen)
 
 
-def _embed(texts: list[str], seed: int, text_encoder: Any) -> np.ndarray:
+def _embed(
+    texts: list[str], seed: int, text_encoder: str | SentenceTransformer | None
+) -> np.ndarray:
     if text_encoder is not None:
         from influcoder_lightning.encoder.sentence_tower import load_sentence_encoder
 

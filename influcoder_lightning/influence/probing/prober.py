@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,15 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from influcoder_lightning.capture.features import evaluating
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import CaptureError, ConfigError
 from influcoder_lightning.influence.probing.prompts import Prompts, Query
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Memory = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer."""
 
 _WORTH_SHARING = 192  # tokens that a shared prefix must save to be run on its own
 _MOST_TOKENS = 2048  # context by default, where the model allows more
@@ -53,8 +60,8 @@ class InContextProber:
     def __init__(
         self,
         model: Any,
-        tokenizer: Any,
-        queries: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        queries: Sequence[TextRow],
         *,
         max_length: int | None = None,
         batch_tokens: int = 1024,
@@ -80,7 +87,7 @@ class InContextProber:
         """[M] float64: without a demonstration."""
         return self._all(self.prompts.begin)
 
-    def one_shot(self, row: Mapping[str, Any]) -> np.ndarray:
+    def one_shot(self, row: TextRow) -> np.ndarray:
         """[M] float64: after the demonstration ``row``."""
         return self._all(self.prompts.begin + self.prompts.demonstration(row))
 
@@ -94,16 +101,16 @@ class InContextProber:
                     result[batch] = self._batch(shared, len(group.prefix), batch)
         return result
 
-    def _extended(self, memory: list[tuple[Tensor, Tensor]] | None, tokens: list[int]) -> Any:
-        """Keys and values of every layer after more tokens (batch of one)."""
+    def _extended(self, memory: Memory | None, tokens: list[int]) -> Memory | None:
+        """The memory after more tokens (batch of one)."""
         if not tokens:
             return memory
         ids = torch.tensor([tokens], device=self._device)
-        output, cache = self._forward(ids, torch.ones_like(ids), memory, 1)
-        del output
+        logits, cache = self._forward(ids, torch.ones_like(ids), memory, 1)
+        del logits
         return [(layer.keys, layer.values) for layer in _ordinary(cache)]
 
-    def _batch(self, memory: Any, n_shared: int, positions: list[int]) -> np.ndarray:
+    def _batch(self, memory: Memory | None, n_shared: int, positions: list[int]) -> np.ndarray:
         queries = [self.prompts.queries[i] for i in positions]
         # Padding on the left puts all answers at the end, so that few logits are needed.
         width = max(len(query.tokens) for query in queries) - n_shared
@@ -115,8 +122,8 @@ class InContextProber:
             ids[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
         # Without a begin token, memory or shared tokens nothing predicts the first one.
-        output, _ = self._forward(ids.to(self._device), mask.to(self._device), memory, keep + 1)
-        logits = output.logits[:, -keep - 1 : -1].float()
+        logits, _ = self._forward(ids.to(self._device), mask.to(self._device), memory, keep + 1)
+        logits = logits[:, -keep - 1 : -1].float()
         targets = ids[:, -keep:].to(self._device)
         chosen = logits.gather(2, targets[..., None])[..., 0] - logits.logsumexp(dim=2)
         counts = torch.tensor([query.n_answer for query in queries], device=self._device)
@@ -125,8 +132,8 @@ class InContextProber:
         return np.asarray((sums / counts).cpu().numpy())
 
     def _forward(
-        self, ids: Tensor, mask: Tensor, memory: list[tuple[Tensor, Tensor]] | None, keep: int
-    ) -> tuple[Any, Any]:
+        self, ids: Tensor, mask: Tensor, memory: Memory | None, keep: int
+    ) -> tuple[Tensor, DynamicCache]:
         n, past = len(ids), 0
         cache = DynamicCache(config=self._model.config)
         if memory is not None:
@@ -146,7 +153,7 @@ class InContextProber:
             use_cache=True,
             **options,
         )
-        return output, output.past_key_values
+        return output.logits, output.past_key_values
 
 
 def _ordinary(cache: DynamicCache) -> list[Any]:

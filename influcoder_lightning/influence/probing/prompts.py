@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.data.template import FrameEncoder, Template
 from influcoder_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_TEMPLATE = "Instruction: {prompt}\nResponse: {response}"
 SEPARATOR = "\n\n"
@@ -51,8 +55,8 @@ class Prompts:
 
     def __init__(
         self,
-        tokenizer: Any,
-        queries: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        queries: Sequence[TextRow],
         max_length: int,
         template: str = DEFAULT_TEMPLATE,
         separator: str = SEPARATOR,
@@ -67,7 +71,7 @@ class Prompts:
         longest = max(len(query.tokens) for query in self.queries)
         self.room = max_length - len(self.begin) - longest
 
-    def demonstration(self, row: Mapping[str, Any]) -> list[int]:
+    def demonstration(self, row: TextRow) -> list[int]:
         """Tokens of a demonstration with its separator, at most ``room``; counts what is cut."""
         context, response = self._parts(row)
         tail = self._encoder.encode("", [""], self._template.suffix + self._separator)[0]
@@ -82,7 +86,7 @@ class Prompts:
                 response = response[: max(0, len(response) - (excess - lost))]
         return context + response + tail
 
-    def _query(self, row: Mapping[str, Any], index: int, limit: int) -> Query:
+    def _query(self, row: TextRow, index: int, limit: int) -> Query:
         context, answer = self._parts(row)
         if not answer or not (context or self.begin):
             raise DataError(f"query {index} has no answer token to predict; leave it out.")
@@ -99,7 +103,7 @@ class Prompts:
             context = frame[: self._n_prefix] + context[len(context) - room + self._n_prefix :]
         return Query(context + answer, len(answer))
 
-    def _parts(self, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    def _parts(self, row: TextRow) -> tuple[list[int], list[int]]:
         prefix, middle = self._template.prefix, self._template.middle
         context = self._encoder.encode(prefix, [row["prompt"]], middle)[0]
         return context, self._encoder.encode("", [row["response"]], "")[0]
