@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -97,7 +98,9 @@ class TextScorer(LightningModule):
         ids = [row.get("id") for row in batch.rows]
         return list(zip(ids, scores.tolist(), confidence.tolist(), strict=True))
 
-    def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         """The batch as it is: text has no device, and Lightning would look into every string."""
         return batch
 
@@ -110,7 +113,9 @@ class PartWriter(BasePredictionWriter):
         show: told how many rows are sealed, whenever there are more.
     """
 
-    def __init__(self, parts: ScoreParts, show: Callable[[int], Any] = lambda rows: None) -> None:
+    def __init__(
+        self, parts: ScoreParts, show: Callable[[int], object] = lambda rows: None
+    ) -> None:
         super().__init__("batch")
         self.parts, self._show = parts, show
         self._open: dict[int, list[Line]] = {}
@@ -120,7 +125,7 @@ class PartWriter(BasePredictionWriter):
         trainer: Trainer,
         pl_module: LightningModule,
         prediction: list[Line],
-        batch_indices: Any,
+        batch_indices: Sequence[int] | None,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int,

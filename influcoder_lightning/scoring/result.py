@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import DataError
+from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.scoring.sealed_parts import Scores
@@ -43,7 +44,8 @@ class ScoredPool:
 
     def __init__(self, path: str, scored: Scores, n_queries: int) -> None:
         samples = SampleRows(scored.ids)
-        scores, confidence = scored.scores, scored.confidence
+        scores = scored.scores
+        confidence: NDArray[np.floating] = scored.confidence
         self.path, self._ids = path, scored.ids
         self._index: NDArray[np.int64] | None = None  # of each row's sample; None: the row's own
         if len(samples) < len(scored.ids):
@@ -66,7 +68,7 @@ class ScoredPool:
             found[sample] = value
         return found
 
-    def pick(self, ids: Iterable[Any]) -> list[Sample]:
+    def pick(self, ids: Iterable[SampleId]) -> list[Sample]:
         """The rows of some samples, best sample first; the pool is read through once more.
 
         Raises:

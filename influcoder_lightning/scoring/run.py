@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from influcoder_lightning.files import sha256
 from influcoder_lightning.scoring.predict import PartRows, PartWriter, TextScorer
 from influcoder_lightning.scoring.sealed_parts import ScoreParts
 
-Show = Callable[[int], Any]
+Show = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Scoring:
     parts: ScoreParts
     batch_size: int
 
-    def settings(self, fingerprint: str) -> dict[str, Any]:
+    def settings(self, fingerprint: str) -> dict[str, object]:
         """What the scores depend on: the rows, by their fingerprint, the tower and the queries."""
         tower = hashlib.sha256()
         for name in ("text_head", "text"):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from influcoder_lightning.data.rows import complete_ids
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.files import durable_path, read_whole
-from influcoder_lightning.ids import as_id_array, checked_id
+from influcoder_lightning.ids import IdArray, as_id_array, checked_id
 
 SETTINGS = "settings.json"
 Line = tuple[int | str | None, float, float]
@@ -40,7 +40,7 @@ class Scores:
         confidence: [N] float32.
     """
 
-    ids: NDArray[Any]
+    ids: IdArray
     scores: NDArray[np.float64]
     confidence: NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class ScoreParts:
     n_rows: int
     part_rows: int
 
-    def begin(self, settings: dict[str, Any], resume: bool) -> None:
+    def begin(self, settings: dict[str, object], resume: bool) -> None:
         """Take the folder for scores that depend on these settings.
 
         Raises:
@@ -168,7 +168,7 @@ class _Ids:
         else:
             self._mixed = [*([None] * self._n_without), *self._integers, name]
 
-    def complete(self) -> NDArray[Any]:
+    def complete(self) -> IdArray:
         if self._mixed is not None:
             return as_id_array(complete_ids(self._mixed))
         if self._n_without:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from influcoder_lightning.data.overlap import PoolOverlap
 from influcoder_lightning.data.rows import Row, unread_rows
@@ -35,7 +34,7 @@ class Survey:
 
     @classmethod
     def of(
-        cls, path: str, overlap: PoolOverlap, show: Callable[[int], Any] = lambda rows: None
+        cls, path: str, overlap: PoolOverlap, show: Callable[[int], object] = lambda rows: None
     ) -> Survey:
         """Read a pool from end to end; all that is kept of a row is 8 bytes for its task.
 

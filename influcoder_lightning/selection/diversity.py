@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import first_few, id_keys
+from influcoder_lightning.ids import IdArray, first_few, id_keys
 from influcoder_lightning.influence.aggregate import SampleRows
 from influcoder_lightning.influence.request import StoreReader
 from influcoder_lightning.influence.row_scores import unit_rows
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from influcoder_lightning.encoder.gradient_tower import GradientTower
 
 MAX_SIMILARITY = 0.95
-Fetch = Callable[[NDArray[np.int64]], NDArray[Any]]
+Fetch = Callable[[NDArray[np.int64]], NDArray[np.number]]
 _FETCHED = 2**16  # candidates whose codes are asked for at a time
 _COMPARED, _CHOSEN = 512, 2**14  # candidates, and chosen samples, that are compared at a time
 
@@ -110,7 +110,7 @@ class SampleCodes:
         self._places = {key: place for place, key in enumerate(id_keys(self._rows.sample_ids))}
         self._maps: dict[int, NDArray[np.float32]] = {}
 
-    def __call__(self, sample_ids: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, sample_ids: IdArray) -> NDArray[np.float32]:
         """Unit codes [n, d] of some samples, in one pass over the store.
 
         Raises:
@@ -141,7 +141,7 @@ class SampleCodes:
         assert total is not None  # SampleRows has refused an empty store
         return unit_rows(total)
 
-    def _moved(self, codes: NDArray[Any], version: int, last: int) -> NDArray[np.float32]:
+    def _moved(self, codes: NDArray[np.floating], version: int, last: int) -> NDArray[np.float32]:
         """Unit codes [n, d] of one version in the space of the last."""
         if version == last:
             return unit_rows(codes)

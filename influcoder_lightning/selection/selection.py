@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import Row, TextRow
 from influcoder_lightning.errors import RankingError, did_you_mean
-from influcoder_lightning.ids import as_id_array, first_few, id_keys
+from influcoder_lightning.ids import IdArray, SampleId, as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.selection.diversity import MAX_SIMILARITY, take_diverse
 
 Groups = Mapping[Any, Any] | Sequence[Any] | NDArray[Any]
-Codes = NDArray[Any] | Callable[[NDArray[Any]], NDArray[Any]]
-Strategy = Callable[..., list[Any]]
+Quota = int | Mapping[Any, int]
+Codes = NDArray[np.number] | Callable[[IdArray], NDArray[np.number]]
+Strategy = Callable[..., list[SampleId]]
 _S = TypeVar("_S", bound=Strategy)
 
 _STRATEGIES: dict[str, Strategy] = {}
@@ -54,11 +56,11 @@ def select(
     *,
     threshold: float | None = None,
     groups: Groups | None = None,
-    quota: int | Mapping[Any, int] | None = None,
+    quota: Quota | None = None,
     codes: Codes | None = None,
     max_similarity: float | None = None,
     seed: int = 0,
-) -> list[Any]:
+) -> list[SampleId]:
     """Ids of the chosen samples.
 
     Args:
@@ -103,7 +105,7 @@ def select(
     _, *parameters = inspect.signature(function).parameters.values()
     used = {parameter.name for parameter in parameters}
     required = {p.name for p in parameters if p.default is inspect.Parameter.empty}
-    given: dict[str, Any] = {"k": k, "threshold": threshold, "groups": groups, "quota": quota}
+    given: dict[str, object] = {"k": k, "threshold": threshold, "groups": groups, "quota": quota}
     given |= {"codes": codes, "max_similarity": max_similarity}
     given = {name: value for name, value in given.items() if value is not None}
     # The seed has a default, so that a strategy without chance just does not get it.
@@ -119,17 +121,17 @@ def select(
 
 
 @register_strategy("top_k")
-def _top_k(ranking: Ranking, *, k: int) -> list[Any]:
+def _top_k(ranking: Ranking, *, k: int) -> list[SampleId]:
     return ranking.top_k(k)
 
 
 @register_strategy("bottom_k")
-def _bottom_k(ranking: Ranking, *, k: int) -> list[Any]:
+def _bottom_k(ranking: Ranking, *, k: int) -> list[SampleId]:
     return ranking.bottom_k(k)
 
 
 @register_strategy("random")
-def _random(ranking: Ranking, *, k: int, seed: int) -> list[Any]:
+def _random(ranking: Ranking, *, k: int, seed: int) -> list[SampleId]:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise RankingError(f"seed={seed!r} must be a whole number of at least 0")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= len(ranking):
@@ -144,7 +146,7 @@ def _random(ranking: Ranking, *, k: int, seed: int) -> list[Any]:
 
 
 @register_strategy("threshold")
-def _threshold(ranking: Ranking, *, threshold: float) -> list[Any]:
+def _threshold(ranking: Ranking, *, threshold: float) -> list[SampleId]:
     number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
     if not number:
         raise RankingError(f"threshold={threshold!r:.60} is no number; give one")
@@ -162,10 +164,10 @@ def _threshold(ranking: Ranking, *, threshold: float) -> list[Any]:
 
 
 @register_strategy("per_group")
-def _per_group(ranking: Ranking, *, groups: Groups, quota: int | Mapping[Any, int]) -> list[Any]:
+def _per_group(ranking: Ranking, *, groups: Groups, quota: Quota) -> list[SampleId]:
     labels = resolve_groups(ranking, groups)
     order = ranking.order[: ranking.n_scored]
-    members: dict[Any, list[int]] = {label: [] for label in labels}
+    members: dict[Hashable, list[int]] = {label: [] for label in labels}
     for position in order.tolist():
         members[labels[position]].append(position)
     wanted = _quotas(quota, list(members))
@@ -186,10 +188,10 @@ def _per_group(ranking: Ranking, *, groups: Groups, quota: int | Mapping[Any, in
 @register_strategy("diverse")
 def _diverse(
     ranking: Ranking, *, k: int, codes: Codes, max_similarity: float = MAX_SIMILARITY
-) -> list[Any]:
+) -> list[SampleId]:
     ids = ranking.sample_ids
 
-    def fetch(positions: NDArray[np.int64]) -> NDArray[Any]:
+    def fetch(positions: NDArray[np.int64]) -> NDArray[np.number]:
         return codes(ids[positions]) if callable(codes) else table[positions]
 
     table = np.empty(0) if callable(codes) else _code_table(codes, len(ids))
@@ -197,7 +199,7 @@ def _diverse(
     return ids[chosen].tolist()
 
 
-def _code_table(codes: NDArray[Any], n: int) -> NDArray[Any]:
+def _code_table(codes: NDArray[np.number], n: int) -> NDArray[np.number]:
     table = np.asarray(codes)
     if table.ndim != 2 or len(table) != n or table.dtype.kind not in "fiu":
         raise RankingError(
@@ -207,7 +209,7 @@ def _code_table(codes: NDArray[Any], n: int) -> NDArray[Any]:
     return table
 
 
-def _quotas(quota: int | Mapping[Any, int], labels: list[Any]) -> dict[Any, int]:
+def _quotas(quota: Quota, labels: list[Hashable]) -> dict[Hashable, int]:
     if isinstance(quota, Mapping):
         if unknown := [label for label in quota if label not in set(labels)]:
             raise RankingError(
@@ -227,7 +229,7 @@ def _quotas(quota: int | Mapping[Any, int], labels: list[Any]) -> dict[Any, int]
     return wanted
 
 
-def resolve_groups(ranking: Ranking, groups: Groups) -> list[Any]:
+def resolve_groups(ranking: Ranking, groups: Groups) -> list[Hashable]:
     """The group of each sample [N], in the ranking's order.
 
     Args:
@@ -261,11 +263,11 @@ def resolve_groups(ranking: Ranking, groups: Groups) -> list[Any]:
 
 
 def select_rows(
-    rows: Sequence[Mapping[str, Any]],
-    ids: Iterable[Any],
+    rows: Sequence[TextRow],
+    ids: Iterable[object],
     ranking: Ranking,
-    row_ids: Iterable[Any],
-) -> list[dict[str, Any]]:
+    row_ids: Iterable[object],
+) -> list[Row]:
     """The rows of the chosen ids as they are, plus `influence_score`, best first.
 
     Rows that share an id are all returned, in their order. A score that is not finite becomes
@@ -295,7 +297,7 @@ def select_rows(
                 f"{first_few(unknown)}; use the pool that was valued"
             )
     chosen.sort(key=lambda key: int(ranking.ranks[position[key]]))
-    selected = []
+    selected: list[Row] = []
     for key in chosen:
         score = float(ranking.scores[position[key]])
         for place in places[key]:
