@@ -17,7 +17,11 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
-from influcoder_lightning.report.findings.comparison import summarise_arms, write_comparison
+from influcoder_lightning.report.findings.comparison import (
+    Comparison,
+    summarise_arms,
+    write_comparison,
+)
 from influcoder_lightning.report.logged_results import log_comparison
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, Split
@@ -59,7 +63,7 @@ def run(cfg: Settings, folder: Path) -> float:
 
 def compare(
     materials: Materials, ranking: Ranking, folder: Path, adapter: Path | None = None
-) -> dict[str, Any]:
+) -> Comparison:
     """Retrain the arms of a ranking; writes ``comparison.json``, ``.csv`` and ``.png``.
 
     Args:

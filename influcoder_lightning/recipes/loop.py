@@ -25,9 +25,15 @@ from influcoder_lightning.recipes.loop_round import (
     subset,
 )
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.recipes.pages.loop import loop_chart, loop_sections, verdict, write_loop
+from influcoder_lightning.recipes.pages.loop import (
+    LoopResult,
+    loop_chart,
+    loop_sections,
+    verdict,
+    write_loop,
+)
 from influcoder_lightning.recipes.retrain import retrain_steps
-from influcoder_lightning.report.findings.comparison import summarise_arms
+from influcoder_lightning.report.findings.comparison import Comparison, summarise_arms
 from influcoder_lightning.report.findings.headline import headline_of
 from influcoder_lightning.run.finished_parts import read_part, write_part
 from influcoder_lightning.run.materials import Materials, Split
@@ -78,7 +84,7 @@ def run(cfg: Settings, folder: Path) -> float:
         chosen,
         rounds[chosen]["n_kept"],
     )
-    result = {
+    result: LoopResult = {
         "rounds": [{k: v for k, v in r.items() if k != "kept"} for r in rounds],
         "stopped": stopped,
         "best_round": chosen,
@@ -200,9 +206,11 @@ def why_stop(
     return None
 
 
-def cost(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def cost(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Optimizer steps and seconds that the rounds took, round 0 included."""
-    steps = {n: sum(r[f"{n}_steps"] for r in rounds) for n in ("valuation", "retraining")}
+    steps: dict[str, float] = {
+        n: sum(r[f"{n}_steps"] for r in rounds) for n in ("valuation", "retraining")
+    }
     seconds = {n: sum(r["seconds"].get(n, 0.0) for r in rounds) for n in steps}
     return {"steps": steps | {"total": sum(steps.values())}, "seconds": seconds}
 
@@ -225,13 +233,13 @@ def arms_of(
 
 def compare_arms(
     materials: Materials, rounds: Sequence[dict[str, Any]], chosen: int, folder: Path
-) -> dict[str, Any]:
+) -> Comparison:
     """Retrain all arms; each is kept in ``arms/`` when it is done."""
     cfg, kept = materials.cfg, rounds[chosen]["kept"]
     seeds, steps = [int(seed) for seed in cfg.seeds], retrain_steps(materials)
     k, n = len(kept), len(set(map(str, materials.pool.ids)))
     one_shot = kept if k == n else first_choice(folder, k, cfg)
-    total = cost(rounds)["steps"]["total"]
+    total = int(cost(rounds)["steps"]["total"])
     evaluation = materials.require_evaluation().fingerprint()
     losses: dict[str, list[float]] = {}
     facts: dict[str, dict[str, int]] = {"base": {"n": 0, "steps": 0}}
@@ -259,7 +267,7 @@ def compare_arms(
         trained[key] = done["eval_loss"]
     summary = summarise_arms(losses, k, steps, len(seeds))
     for arm, some in facts.items():
-        summary["arms"][arm] |= some
+        summary["arms"][arm] |= {"n": some["n"], "steps": some["steps"]}
     return summary
 
 

@@ -13,6 +13,7 @@ from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.select import choose
+from influcoder_lightning.report.findings.comparison import Comparison
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED
 from influcoder_lightning.run.recipe import Recipe
@@ -48,7 +49,7 @@ class Found:
     store: InfluenceStore
     ranking: Ranking
     chosen: list[Any]
-    comparison: dict[str, Any]
+    comparison: Comparison
 
 
 def steps(materials: Materials, folder: Path) -> Found:

@@ -18,8 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from influcoder_lightning.data.rows import TextRow
+from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.report.findings.comparison import comparison_figure
+from influcoder_lightning.report.findings.comparison import Comparison, comparison_figure
 from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
 from influcoder_lightning.report.findings.tables import arms_table, sample_table
 from influcoder_lightning.report.press.blocks import Table
@@ -38,8 +40,8 @@ _TEXT = 2000  # characters of a prompt or response
 def log_ranking(
     loggers: Iterable[Logger],
     ranking: Ranking,
-    rows: Sequence[Mapping[str, Any]] = (),
-    row_ids: Iterable[Any] = (),
+    rows: Sequence[TextRow] = (),
+    row_ids: Iterable[object] = (),
     *,
     k: int | None = None,
     groups: Groups | None = None,
@@ -94,7 +96,7 @@ def log_ranking(
 
 @rank_zero_only
 def log_comparison(
-    loggers: Iterable[Logger], comparison: Mapping[str, Any], *, step: int | None = None
+    loggers: Iterable[Logger], comparison: Comparison, *, step: int | None = None
 ) -> None:
     """Send a comparison of arms to loggers: each arm's mean held-out loss, a table, a chart.
 
@@ -139,7 +141,7 @@ def _send(
         logger.save()
 
 
-def _has(target: Any, *names: str) -> bool:
+def _has(target: object, *names: str) -> bool:
     return all(callable(getattr(target, name, None)) for name in names)
 
 
@@ -172,7 +174,7 @@ def _write_events(
     writer.flush()
 
 
-def _plain_table(ranking: Ranking, ids: Sequence[Any]) -> Table:
+def _plain_table(ranking: Ranking, ids: Sequence[SampleId]) -> Table:
     places = {name: place for place, name in enumerate(ranking.sample_ids.tolist())}
     rows = [
         [int(ranking.ranks[places[name]]), float(ranking.scores[places[name]]), str(name)]

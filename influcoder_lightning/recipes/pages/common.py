@@ -12,7 +12,7 @@ import yaml
 
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.findings.ambiguous import spread_over_queries
-from influcoder_lightning.report.findings.comparison import comparison_figure
+from influcoder_lightning.report.findings.comparison import Comparison, comparison_figure
 from influcoder_lightning.report.findings.headline import cautions, headline_of
 from influcoder_lightning.report.findings.ranking_curve import ranking_figure
 from influcoder_lightning.report.findings.samples import samples_of
@@ -81,7 +81,7 @@ def opening(
     return Section(title, [*blocks, Text(what, terms=["pool", str(cfg.rank.method)])])
 
 
-def compared(comparison: Mapping[str, Any]) -> list[Block]:
+def compared(comparison: Comparison) -> list[Block]:
     """For the head of a page: does the ranking beat chance, and the losses of all arms."""
     return [
         *headline_of(comparison),
@@ -144,7 +144,7 @@ def ranking_section(
     )
 
 
-def comparison_section(comparison: Mapping[str, Any]) -> Section:
+def comparison_section(comparison: Comparison) -> Section:
     """Table of the arms and what it says."""
     k, steps, seeds = (comparison[name] for name in ("k", "steps", "seeds"))
     return Section(
@@ -164,7 +164,7 @@ def comparison_section(comparison: Mapping[str, Any]) -> Section:
     )
 
 
-def verdict(comparison: Mapping[str, Any]) -> list[str]:
+def verdict(comparison: Comparison) -> list[str]:
     """Whether top_k < random_k < bottom_k held, how sure that is, and how full did."""
     means = {name: arm["mean"] for name, arm in comparison["arms"].items()}
     order = ["top_k", "random_k", "bottom_k"]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from influcoder_lightning.files import durable_path
+from influcoder_lightning.report.findings.comparison import Arm, Comparison
 from influcoder_lightning.report.press.blocks import Chart, Section, Table, Text
 from influcoder_lightning.report.press.style import ACCENT, INK, MUTED, OTHER, PALETTE, hover, tidy
 from influcoder_lightning.spreadsheet import as_cell
@@ -32,18 +33,26 @@ _COLUMNS = ("kind", "name", "n_samples", "steps", "query_loss", "eval_loss", "ci
             "ci95_high")  # fmt: skip
 
 
-def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
+class LoopResult(Comparison):
+    """The content of `loop.json`; an arm has its n and steps, too."""
+
+    rounds: list[dict[str, Any]]
+    stopped: str
+    best_round: int
+    cost: dict[str, dict[str, float]]
+
+
+def write_loop(folder: Path, result: LoopResult) -> None:
     """Write `loop.json` and `loop.csv` (a line per round and per arm).
 
     Args:
         folder: of the run.
-        result: rounds, stopped, best_round, cost, k, steps, seeds and arms; an arm has the entries
-            of `summarise_arms`, and n and steps.
+        result: of the loop.
     """
     with durable_path(folder / "loop.json") as part:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
-    lines: list[list[Any]] = []
+    lines: list[list[object]] = []
     for r in result["rounds"]:
         steps = r["valuation_steps"] + r["retraining_steps"]
         lines.append(["round", r["round"], r["n_kept"], steps, r["query_loss"], None, None, None])
@@ -54,7 +63,7 @@ def write_loop(folder: Path, result: Mapping[str, Any]) -> None:
         csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *lines])
 
 
-def verdict(result: Mapping[str, Any]) -> list[str]:
+def verdict(result: LoopResult) -> list[str]:
     """How the loop's choice did against each other arm, and how sure that is."""
     arms = result["arms"]
     loop, lines = arms["loop"], []
@@ -71,7 +80,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Section]:
+def loop_sections(result: LoopResult, settings: Mapping[str, Any]) -> list[Section]:
     """What the loop did, what came of it, what it cost, and where everything is.
 
     Args:
@@ -124,7 +133,7 @@ def loop_sections(result: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
     ]
 
 
-def rounds_table(result: Mapping[str, Any]) -> Table:
+def rounds_table(result: LoopResult) -> Table:
     """Samples, steps and query loss of each round."""
     columns = ["round", "valued", "kept", "loss on held-out queries", "valuation steps"]
     lines = [
@@ -135,7 +144,7 @@ def rounds_table(result: Mapping[str, Any]) -> Table:
     return Table([*columns, "retraining steps"], lines)
 
 
-def loop_arms_table(result: Mapping[str, Any]) -> Table:
+def loop_arms_table(result: LoopResult) -> Table:
     """Samples, steps, loss and interval of each arm."""
     lines = [
         [name, arm["n"], arm["steps"], arm["mean"], *(arm["ci95"] or (None, None)), _ARMS[name]]
@@ -144,7 +153,7 @@ def loop_arms_table(result: Mapping[str, Any]) -> Table:
     return Table(["arm", "samples", "steps", "mean loss", "95 % from", "to", "trained on"], lines)
 
 
-def loop_chart(result: Mapping[str, Any]) -> Chart:
+def loop_chart(result: LoopResult) -> Chart:
     """The loss of each arm on the evaluation rows."""
     figure = Figure(figsize=(6.8, 1.2 + 0.6 * (len(result["arms"]) - 1)), layout="constrained")
     _draw_arms(figure.subplots(), result)
@@ -152,7 +161,7 @@ def loop_chart(result: Mapping[str, Any]) -> Chart:
     return Chart(figure, caption, "loop.png", terms=["held-out loss", "arm"])
 
 
-def rounds_chart(result: Mapping[str, Any]) -> Chart:
+def rounds_chart(result: LoopResult) -> Chart:
     """Query loss and kept samples of each round."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     loss, kept = figure.subplots(2, 1)
@@ -161,7 +170,7 @@ def rounds_chart(result: Mapping[str, Any]) -> Chart:
     return Chart(figure, caption, "rounds.png")
 
 
-def _draw_rounds(loss: Axes, kept: Axes, result: Mapping[str, Any]) -> None:
+def _draw_rounds(loss: Axes, kept: Axes, result: LoopResult) -> None:
     rounds = result["rounds"]
     measured = [r for r in rounds if r["query_loss"] is not None]
     numbers, losses = ([r[key] for r in measured] for key in ("round", "query_loss"))
@@ -189,7 +198,7 @@ def _draw_rounds(loss: Axes, kept: Axes, result: Mapping[str, Any]) -> None:
     kept.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _draw_arms(axes: Axes, result: Mapping[str, Any]) -> None:
+def _draw_arms(axes: Axes, result: LoopResult) -> None:
     arms = {name: arm for name, arm in _ordered(result["arms"]).items() if name != "base"}
     for row, (name, arm) in enumerate(arms.items()):
         colour = _COLOURS.get(name, MUTED)
@@ -221,14 +230,14 @@ def _draw_arms(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.set_xlabel(note, fontsize=9, color=INK)
 
 
-def _cost_table(cost: Mapping[str, Any]) -> Table:
+def _cost_table(cost: Mapping[str, Mapping[str, float]]) -> Table:
     lines = [
         [name, cost["steps"][name], cost["seconds"][name]] for name in ("valuation", "retraining")
     ]
     return Table(["all rounds", "optimizer steps", "seconds"], lines)
 
 
-def _ordered(arms: Mapping[str, Any]) -> dict[str, Any]:
+def _ordered(arms: Mapping[str, Arm]) -> dict[str, Arm]:
     return {name: arms[name] for name in _ARMS if name in arms}
 
 

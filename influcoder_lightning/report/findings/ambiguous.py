@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.rank_several import CONTROL, Several
 from influcoder_lightning.influence.ranking import Ranking
@@ -136,7 +136,7 @@ def spread_over_methods(ranking: Ranking, others: Mapping[str, Ranking]) -> Spre
     return Spread(values, low, high, "methods", len(others), len(others))
 
 
-def _places(scores: NDArray[Any]) -> NDArray[np.float64]:
+def _places(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     """Place of each sample in each row of scores [m, n]: 0 best, 1 worst; ties share theirs.
 
     NaN where a score is not finite.
@@ -158,9 +158,7 @@ def find_spread(ranking: Ranking, several: Several) -> Spread | None:
     return spread_over_methods(ranking, others)
 
 
-def ambiguous_section(
-    ranking: Ranking, spread: Spread, rows: Mapping[str, Mapping[str, Any]]
-) -> Section:
+def ambiguous_section(ranking: Ranking, spread: Spread, rows: Mapping[str, TextRow]) -> Section:
     """The samples with the largest spread; `rows` has the rows by id as text."""
     keys = id_keys(ranking.sample_ids)
     with_task = any(row.get("task") is not None for row in rows.values())

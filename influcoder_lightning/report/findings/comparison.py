@@ -6,9 +6,9 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,9 +23,28 @@ if TYPE_CHECKING:
 _ORDER = ["top_k", "random_k", "bottom_k", "full", "base"]
 
 
+class Arm(TypedDict):
+    """Held-out losses of an arm; see `summarise_arms`. Of a loop also its samples and steps."""
+
+    eval_loss: list[float]
+    mean: float
+    ci95: list[float] | None
+    n: NotRequired[int]
+    steps: NotRequired[int]
+
+
+class Comparison(TypedDict):
+    """The content of `comparison.json`."""
+
+    k: int
+    steps: int
+    seeds: int
+    arms: dict[str, Arm]
+
+
 def summarise_arms(
     eval_losses: Mapping[str, Sequence[float]], k: int, steps: int, seeds: int
-) -> dict[str, Any]:
+) -> Comparison:
     """The content of `comparison.json`.
 
     `mean` is over seeds, `ci95` the two-sided Student t interval of that mean; None for `base`,
@@ -43,7 +62,7 @@ def summarise_arms(
     """
     if not eval_losses:
         raise DataError("there are no arms to compare; give eval losses of at least one")
-    arms: dict[str, Any] = {}
+    arms: dict[str, Arm] = {}
     for arm, given in eval_losses.items():
         values = [float(value) for value in given]
         expected = 1 if arm == "base" else seeds
@@ -76,7 +95,7 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
     return (np.mean(values) + reach).tolist()
 
 
-def write_comparison(folder: str | os.PathLike[str], comparison: Mapping[str, Any]) -> list[Path]:
+def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> list[Path]:
     """Write `comparison.json`, `.csv` and `.png` into `folder`; returns their paths.
 
     Args:
@@ -93,7 +112,7 @@ def write_comparison(folder: str | os.PathLike[str], comparison: Mapping[str, An
     return paths
 
 
-def _write_csv(path: Path, arms: Mapping[str, Any]) -> None:
+def _write_csv(path: Path, arms: Mapping[str, Arm]) -> None:
     width = max(len(arm["eval_loss"]) for arm in arms.values())
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -102,22 +121,23 @@ def _write_csv(path: Path, arms: Mapping[str, Any]) -> None:
         for name in arm_order(arms):
             arm = arms[name]
             losses = [*arm["eval_loss"], *[""] * (width - len(arm["eval_loss"]))]
-            writer.writerow([as_cell(name), arm["mean"], *(arm["ci95"] or ["", ""]), *losses])
+            ends = ["", ""] if arm["ci95"] is None else arm["ci95"]
+            writer.writerow([as_cell(name), arm["mean"], *ends, *losses])
 
 
-def arm_order(arms: Mapping[str, Any]) -> list[str]:
+def arm_order(arms: Iterable[str]) -> list[str]:
     """Names of the arms in the order people read them."""
     return sorted(arms, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
 
-def plot_comparison(comparison: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Write the figure of `comparison_figure`."""
     from influcoder_lightning.report.press.style import save_figure
 
     save_figure(comparison_figure(comparison), path)
 
 
-def comparison_figure(comparison: Mapping[str, Any], narrow: bool = False) -> Figure:
+def comparison_figure(comparison: Comparison, narrow: bool = False) -> Figure:
     """A figure of each arm's mean loss with its interval and its single runs.
 
     Args:
@@ -208,7 +228,7 @@ def comparison_figure(comparison: Mapping[str, Any], narrow: bool = False) -> Fi
     return figure
 
 
-def _axis_limits(arms: Mapping[str, Any]) -> tuple[float, float, bool]:
+def _axis_limits(arms: Mapping[str, Arm]) -> tuple[float, float, bool]:
     """Left and right end of the loss axis, and whether `base` lies off it."""
 
     def span(names: Sequence[str]) -> tuple[float, float]:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -56,7 +55,7 @@ class Cost:
         return self.file_bytes / self.rows if self.rows else None
 
 
-def find_cost(attributes: Mapping[str, Any], n_rows: int, file: Path) -> Cost:
+def find_cost(attributes: Mapping[str, object], n_rows: int, file: Path) -> Cost:
     """What the store and its folder say.
 
     Args:
@@ -80,9 +79,10 @@ def find_cost(attributes: Mapping[str, Any], n_rows: int, file: Path) -> Cost:
     )
 
 
-def _positive(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) and value > 0 else None
+def _positive(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) and value > 0 else None
 
 
 def bytes_below(folder: Path) -> int:
@@ -142,7 +142,7 @@ def plot_stages(seconds: Mapping[str, float]) -> Figure:
 
 
 def cost_section(
-    attributes: Mapping[str, Any], n_rows: int, path: Path, seconds: Mapping[str, float]
+    attributes: Mapping[str, object], n_rows: int, path: Path, seconds: Mapping[str, float]
 ) -> Section:
     """What a valuation cost.
 
@@ -165,7 +165,7 @@ def cost_section(
     return Section("What it cost", blocks)
 
 
-def _numbers(cost: Cost, attributes: Mapping[str, Any]) -> list[Number]:
+def _numbers(cost: Cost, attributes: Mapping[str, object]) -> list[Number]:
     memory = peak_memory()
     config = attributes.get("config")
     frozen = isinstance(config, Mapping) and config.get("mode") == "frozen"

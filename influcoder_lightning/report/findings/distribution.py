@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def _edges(scores: NDArray[np.float64], found: Distribution) -> NDArray[np.float
 
 
 def _by_group(
-    labels: list[Any], finite: NDArray[np.bool_], bins: NDArray[np.int64]
+    labels: list[Hashable], finite: NDArray[np.bool_], bins: NDArray[np.int64]
 ) -> list[tuple[str, str, NDArray[np.int64]]]:
     """Name, colour and bars of the largest groups; all others are one."""
     kept = [name for name, keep in zip(labels, finite.tolist(), strict=True) if keep]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ class Drift:
     rows_low: float
     warn: float
 
-    def table(self) -> tuple[list[str], list[list[Any]]]:
+    def table(self) -> tuple[list[str], list[list[object]]]:
         """Columns and rows; of many windows the ones with the lowest drift, in order."""
         columns = ["window", "steps from", "to", "rows", "drift", "tower version"]
         some = self.windows

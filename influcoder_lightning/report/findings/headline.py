@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.report.findings.comparison import t_interval
+from influcoder_lightning.report.findings.comparison import Arm, Comparison, t_interval
 from influcoder_lightning.report.press.blocks import Number, Numbers, Text
 
 # Arms in words; others are called by their name.
@@ -44,7 +42,7 @@ class Difference:
         return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
 
 
-def difference(comparison: Mapping[str, Any], arm: str, control: str) -> Difference | None:
+def difference(comparison: Comparison, arm: str, control: str) -> Difference | None:
     """The paired difference of two arms; None where an arm is missing.
 
     Args:
@@ -59,13 +57,13 @@ def difference(comparison: Mapping[str, Any], arm: str, control: str) -> Differe
     values = np.subtract(first["eval_loss"], second["eval_loss"]).tolist()
     ends = t_interval(values)
     a, b = first["ci95"], second["ci95"]
-    apart = bool(a and b) and (a[1] < b[0] or b[1] < a[0])
+    apart = a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
     mean = float(np.mean(values))
     return Difference(mean, None if ends is None else (ends[0], ends[1]), apart, len(values))
 
 
 def headline_of(
-    comparison: Mapping[str, Any], arm: str = "top_k", control: str = "random_k"
+    comparison: Comparison, arm: str = "top_k", control: str = "random_k"
 ) -> list[Text | Numbers]:
     """One sentence to read first, and its figures; nothing where an arm is missing.
 
@@ -95,7 +93,7 @@ def headline_of(
     ]
 
 
-def cautions(comparison: Mapping[str, Any], arm: str) -> list[str]:
+def cautions(comparison: Comparison, arm: str) -> list[str]:
     """What else the reader has to know: that no training, or another arm, did better.
 
     Args:
@@ -175,8 +173,8 @@ def _interval(found: Difference) -> str:
     return f"95 % interval {ends}"
 
 
-def _own(arm: Mapping[str, Any]) -> str:
-    ends: Sequence[float] | None = arm["ci95"]
+def _own(arm: Arm) -> str:
+    ends = arm["ci95"]
     return "" if ends is None else f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import RankingError, StoreError
+from influcoder_lightning.ids import IdArray
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.row_scores import unit_rows
 from influcoder_lightning.report.press.blocks import Section, Table, Text
@@ -48,7 +49,7 @@ class NearCopies:
         return self.n - self.in_groups + len(self.groups)
 
 
-def find_near_copies(codes: NDArray[Any], similarity: float = MAX_SIMILARITY) -> NearCopies:
+def find_near_copies(codes: NDArray[np.number], similarity: float = MAX_SIMILARITY) -> NearCopies:
     """Connected groups of samples whose codes have a cosine above `similarity`.
 
     Two samples are in one group if a chain of near-copies leads from one to the other. All pairs
@@ -86,9 +87,9 @@ def find_near_copies(codes: NDArray[Any], similarity: float = MAX_SIMILARITY) ->
 
 
 def near_copies_section(
-    codes: Callable[[NDArray[Any]], NDArray[np.float32]],
+    codes: Callable[[IdArray], NDArray[np.float32]],
     ranking: Ranking,
-    rows: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, TextRow],
     k: int,
 ) -> Section:
     """Which of the k best are near-copies of each other, and which repeat a text.
@@ -152,7 +153,7 @@ def near_copies_section(
     )
 
 
-def _repeats(rows: list[Mapping[str, Any]]) -> str:
+def _repeats(rows: list[TextRow]) -> str:
     """How many repeat another's text, which their codes need not show."""
     texts = [(row["prompt"], row["response"]) for row in rows if "prompt" in row]
     if not (again := len(texts) - len(set(texts))):

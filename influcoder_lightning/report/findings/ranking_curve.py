@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def _mark(
         axes.legend(frameon=False, fontsize=9, loc="upper right")
 
 
-def _draw_shares(axes: Axes, labels: list[Any]) -> None:
+def _draw_shares(axes: Axes, labels: list[Hashable]) -> None:
     """Stacked bars: the share of each group in equal stretches of the ranking, and in all."""
     counts = Counter(labels)
     names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]

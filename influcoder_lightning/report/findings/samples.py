@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.press.blocks import Samples
@@ -18,10 +19,10 @@ MARKED = 20
 
 def samples_of(
     ranking: Ranking,
-    rows: Sequence[Mapping[str, Any]],
-    row_ids: Iterable[Any],
+    rows: Sequence[TextRow],
+    row_ids: Iterable[object],
     spread: Spread | None = None,
-    selected: Iterable[Any] = (),
+    selected: Iterable[object] = (),
 ) -> Samples:
     """All samples that have a score, best first; of a large pool both ends of the ranking.
 
@@ -38,12 +39,12 @@ def samples_of(
     if len(order) > 2 * _ENDS:
         ends = {*order[:_ENDS], *order[-_ENDS:], *ambiguous}
         places = [place for place in order if place in ends]
-    by_key: dict[str, Mapping[str, Any]] = {}
+    by_key: dict[str, TextRow] = {}
     for name, row in zip(row_ids, rows, strict=True):
         by_key.setdefault(str(name), row)
     named = [name for name in ("task", "group") if any(row.get(name) is not None for row in rows)]
     keys = id_keys(ranking.sample_ids[places])
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Sequence[object]] = {
         "rank": ranking.ranks[places].tolist(),
         "score": ranking.scores[places].tolist(),
         "percentile": [

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import as_id_array, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.report.findings.comparison import arm_order
+from influcoder_lightning.report.findings.comparison import Comparison, arm_order
 from influcoder_lightning.report.press.blocks import Table
 
 
 def sample_table(
     ranking: Ranking,
-    rows: Sequence[Mapping[str, Any]],
-    row_ids: Iterable[Any],
-    ids: Iterable[Any],
+    rows: Sequence[TextRow],
+    row_ids: Iterable[object],
+    ids: Iterable[object],
     limit: int = 120,
 ) -> Table:
     """Rank, score, id, task (where any row has one), prompt and response of some samples.
@@ -34,7 +34,7 @@ def sample_table(
     pool = id_keys(as_id_array(row_ids))
     if len(pool) != len(rows):
         raise RankingError(f"{len(rows)} rows and {len(pool)} row ids; give one id per row")
-    by_key: dict[str, Mapping[str, Any]] = {}
+    by_key: dict[str, TextRow] = {}
     for key, row in zip(pool, rows, strict=True):
         by_key.setdefault(key, row)
     position = {key: place for place, key in enumerate(id_keys(ranking.sample_ids))}
@@ -46,7 +46,7 @@ def sample_table(
         )
     with_task = any(by_key[key].get("task") is not None for key in keys)
     columns = ["rank", "score", "sample", *(["task"] if with_task else []), "prompt", "response"]
-    lines: list[list[Any]] = []
+    lines: list[list[object]] = []
     for key in keys:
         row, place = by_key[key], position[key]
         task = [row.get("task")] if with_task else []
@@ -55,11 +55,11 @@ def sample_table(
     return Table(columns, lines, limit=limit)
 
 
-def arms_table(comparison: Mapping[str, Any]) -> Table:
+def arms_table(comparison: Comparison) -> Table:
     """Mean held-out loss, interval and distance from the random arm of each arm."""
     arms = comparison["arms"]
     control = arms.get("random_k")
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for name in arm_order(arms):
         arm = arms[name]
         low, high = arm["ci95"] or (None, None)

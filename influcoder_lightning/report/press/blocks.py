@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from influcoder_lightning.errors import DataError
 
@@ -53,7 +53,7 @@ class Table:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[object]]
     limit: int = 160
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class Samples:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[object]]
     marks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     total: int | None = None
     file: str = "ranking.csv"
@@ -171,6 +171,6 @@ class Section:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a cell is shown as a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

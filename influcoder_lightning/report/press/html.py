@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -161,7 +160,7 @@ def _draw(chart: Chart, place: int) -> tuple[Markup, Markup | None]:
     return Markup(wide), Markup(chart_svg(chart.narrow, f"narrow-{place}", chart.caption))
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table) -> dict[str, object]:
     return {
         "columns": list(table.columns),
         "numeric": table.numeric(),
@@ -170,7 +169,7 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _samples(samples: Samples, budget: int) -> dict[str, Any]:
+def _samples(samples: Samples, budget: int) -> dict[str, object]:
     shown = explorer.fit(samples, budget)
     static = [
         (name, _table(Table(samples.columns, [samples.rows[p] for p in places[:_STATIC]], 140)))
@@ -186,7 +185,7 @@ def _samples(samples: Samples, budget: int) -> dict[str, Any]:
     }
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: object) -> object:
     """Text without what HTML cannot hold or would turn the direction of what follows."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value

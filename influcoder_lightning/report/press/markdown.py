@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from influcoder_lightning.errors import DataError
@@ -38,25 +37,25 @@ _LINE_START = re.compile(r"^(?:([+=-])|(\d{1,9})([.)]))")
 _SAMPLES = 8  # of each mark
 
 
-def one_line(text: Any, limit: int | None = None) -> str:
+def one_line(text: object, limit: int | None = None) -> str:
     """Text without line ends, controls and invisible marks, cut to `limit` characters.
 
     Example:
         >>> one_line("one\\n\\n two three", limit=8)
         'one two…'
     """
-    text = str(text)
+    whole = str(text)
     # A text of millions of characters is not looked at whole; what is cut here may be all spaces.
-    head = text if limit is None else text[: 10 * limit]
+    head = whole if limit is None else whole[: 10 * limit]
     # Controls, line ends and invisible direction marks all become a space.
     flat = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in head)
     flat = re.sub(" +", " ", flat).strip()
-    if limit is not None and (len(flat) > limit or len(head) < len(text)):
+    if limit is not None and (len(flat) > limit or len(head) < len(whole)):
         flat = flat[: limit - 1].rstrip() + "…"
     return flat
 
 
-def escape(text: Any, limit: int | None = None) -> str:
+def escape(text: object, limit: int | None = None) -> str:
     """Text as one line of Markdown that shows as it is, cut to `limit` characters.
 
     Example:
@@ -160,13 +159,13 @@ def cells(table: Table, rows: int | None = None) -> list[list[str]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _decimals(values: Sequence[float | int | None]) -> list[str]:
+def _decimals(values: Sequence[object]) -> list[str]:
     """Four digits of the largest number; each on its own where that would hide small ones."""
     sizes = [abs(v) for v in values if isinstance(v, float) and v and math.isfinite(v)]
     if not sizes:
