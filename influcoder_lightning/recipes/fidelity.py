@@ -27,8 +27,9 @@ from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.spreadsheet import as_cell
+from influcoder_lightning.studies.fidelity.method_rows import Line
 from influcoder_lightning.studies.fidelity.splits import PARTS
-from influcoder_lightning.studies.fidelity.table import merge_parts
+from influcoder_lightning.studies.fidelity.table import Merged, merge_parts
 from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def run(cfg: Settings, folder: Path) -> float:
             parts.append(part)
     shutil.rmtree(folder / "work", ignore_errors=True)
     merged = merge_parts(parts)
-    result = merged | {"seeds": [int(seed) for seed in cfg.seeds], "settings": settings}
+    result = {**merged, "seeds": [int(seed) for seed in cfg.seeds], "settings": settings}
     with durable_path(folder / "fidelity.json") as unfinished:
         unfinished.write_text(json.dumps(result | {"versions": library_versions()}, indent=1))
     _write_csv(merged["rows"], folder / "fidelity.csv")
@@ -131,7 +132,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return part
 
 
-def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+def _write_csv(rows: list[Line], path: Path) -> None:
     with durable_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*_COLUMNS, "per_query_spread", "aggregated_spread"])
@@ -141,7 +142,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
             writer.writerow([*values, spread["per_query"], spread["aggregated"]])
 
 
-def _sections(merged: dict[str, Any], materials: Materials) -> list[Section]:
+def _sections(merged: Merged, materials: Materials) -> list[Section]:
     cfg = materials.cfg
     sizes = cfg.fidelity
     intro = (
@@ -206,7 +207,7 @@ def _sections(merged: dict[str, Any], materials: Materials) -> list[Section]:
     return sections
 
 
-def _facts(rows: list[dict[str, Any]]) -> Facts:
+def _facts(rows: list[Line]) -> Facts:
     facts = {"agreement": "with exact gradients per query (Spearman), CPU ms per sample"}
     cheap = [row for row in rows if row["kind"] != "exact"]
     for row in sorted(cheap, key=lambda row: -row["per_query"])[:5]:

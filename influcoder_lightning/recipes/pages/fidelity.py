@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from influcoder_lightning.report.press.blocks import Table
 from influcoder_lightning.report.press.style import INK, MUTED, PALETTE, hover, label, tidy
+from influcoder_lightning.studies.fidelity.method_rows import Line
 
 _COLOURS = dict(
     zip(("feature", "code", "forward", "text", "baseline"), (*PALETTE[:4], MUTED), strict=True)
@@ -18,7 +18,7 @@ _COLOURS = dict(
 _SHOWN = ("gradient tower, 128 float16, length kept", "text tower", "published objective")
 
 
-def fidelity_table(rows: Sequence[Mapping[str, Any]], adapter: str) -> Table:
+def fidelity_table(rows: Sequence[Line], adapter: str) -> Table:
     """Every method of one state of the adapter."""
     lines = []
     for row in rows:
@@ -48,7 +48,7 @@ def fidelity_table(rows: Sequence[Mapping[str, Any]], adapter: str) -> Table:
     return Table(columns, lines, limit=80)
 
 
-def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def quality_figure(rows: Sequence[Line]) -> Figure:
     """Per-query rho against CPU time and against bytes, one point per method, a row per state."""
     states = list(dict.fromkeys(row["adapter"] for row in rows))
     figure = Figure(figsize=(9.5, 4.2 * len(states)), layout="constrained")
@@ -71,7 +71,7 @@ def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def curve_figure(curve: Sequence[Mapping[str, Any]]) -> Figure:
+def curve_figure(curve: Sequence[Line]) -> Figure:
     """Both rhos against the number of pool samples learned from."""
     states = list(dict.fromkeys(line["adapter"] for line in curve))
     figure = Figure(figsize=(9.5, 4 * len(states)), layout="constrained")
@@ -110,7 +110,7 @@ def curve_figure(curve: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def cascade_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
+def cascade_figure(lines: Sequence[Line]) -> Figure:
     """Rho and top-k precision against the number of exact gradients."""
     states = list(dict.fromkeys(line["adapter"] for line in lines))
     keys = {
@@ -134,12 +134,12 @@ def cascade_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _scatter(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+def _scatter(axes: Axes, rows: Sequence[Line], key: str) -> None:
     shown = [row for row in rows if row[key] > 0]
     for row in shown:
         dot = axes.scatter(row[key], row["per_query"], color=_COLOURS[row["kind"]], s=28, zorder=3)
         hover(dot, f"{row['name']}: {row['per_query']:.3f}")
-    best: list[Mapping[str, Any]] = []  # only what nothing cheaper beats gets a name
+    best: list[Line] = []  # only what nothing cheaper beats gets a name
     for row in sorted(shown, key=lambda row: (row[key], -row["per_query"])):
         if not best or row["per_query"] > best[-1]["per_query"] + 0.02:  # else names overlap
             best.append(row)

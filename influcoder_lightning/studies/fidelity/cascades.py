@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from influcoder_lightning.influence.cascade import choose_for_exact
+from influcoder_lightning.studies.fidelity.method_rows import Line
 from influcoder_lightning.studies.fidelity.rank_correlation import (
     aggregated_rho,
     per_query_rho,
@@ -39,7 +39,7 @@ def cascade(
     exact: np.ndarray,
     shares: Sequence[float],
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """Quality when m samples get their exact scores: chosen by the cascade, or at random.
 
     Args:
@@ -55,7 +55,7 @@ def cascade(
     lines = []
     for share in shares:
         m = round(share * n)
-        line: dict[str, Any] = {"m": m, "share": share, "k": k}
+        line: Line = {"m": m, "share": share, "k": k}
         for name, chosen in (
             ("cascade", choose_for_exact(scores.mean(axis=0), confidence, m)),
             ("random", shuffled[:m]),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.data.rows import Row
+from influcoder_lightning.data.tokenization import TokenizedDataset
 from influcoder_lightning.studies.fidelity.gradients import STORED_SCALE
 from influcoder_lightning.studies.fidelity.method_rows import Board
 from influcoder_lightning.studies.fidelity.states import AdamMoments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -58,11 +62,11 @@ class StudyData:
     """
 
     board: Board
-    model: Any
-    tokenizer: Any
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
     linears: list[LoraLinear]
     texts: dict[str, list[Row]]
-    datasets: dict[str, Any]
+    datasets: dict[str, TokenizedDataset]
     exact: dict[str, np.ndarray]
     fit: FitGradients
     gradient_ms: float

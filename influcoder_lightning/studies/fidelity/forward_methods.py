@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from influcoder_lightning.capture.late_blocks import in_late_blocks, late_blocks
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.forward_tower import ForwardTower
 from influcoder_lightning.studies.fidelity.data import StudyData
 from influcoder_lightning.studies.fidelity.gradient_methods import Codes
@@ -17,7 +17,7 @@ from influcoder_lightning.studies.fidelity.method_rows import cpu_ms
 
 
 def forward_scores(
-    data: StudyData, rows: np.ndarray, texts: Sequence[Any], codes: Codes, n_blocks: int
+    data: StudyData, rows: np.ndarray, texts: Sequence[TextRow], codes: Codes, n_blocks: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Scores [M, N], late cosines [M, N] and the tower's CPU ms per sample.
 

@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import process_time
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influcoder_lightning.capture.features import evaluating, feature_rows
 from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import LoraLinear
-from influcoder_lightning.data.tokenization import collate_samples
+from influcoder_lightning.data.tokenization import TokenizedDataset, TokenizedRow, collate_samples
 from influcoder_lightning.projection import Projector, build_projector
 
 STORED_SCALE = 256.0  # keeps entries of unit gradients clear of float16's smallest numbers
 
 
 def capture_exact(
-    model: Any,
+    model: nn.Module,
     linears: Sequence[LoraLinear],
-    dataset: Any,
+    dataset: TokenizedDataset | Sequence[TokenizedRow],
     pad_token_id: int,
     batch_size: int,
     keep: Callable[[np.ndarray, Tensor], None],
-    show: Callable[[int], Any] = lambda done: None,
+    show: Callable[[int], object] = lambda done: None,
 ) -> float:
     """Uncompressed gradients of every sample's own mean loss, batch by batch.
 

@@ -15,6 +15,9 @@ from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rh
 
 log = logging.getLogger(__name__)
 
+Line = dict[str, Any]
+"""A line of one of the study's tables, as JSON has it."""
+
 
 @dataclass
 class Board:
@@ -27,7 +30,7 @@ class Board:
     """
 
     exact: np.ndarray
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Line] = field(default_factory=list)
     quiet: bool = False
 
     def add(
@@ -39,7 +42,7 @@ class Board:
         ms: float,
         n_bytes: float,
         n_fit: int,
-        **more: Any,
+        **more: float,
     ) -> None:
         """Measure scores [M, N].
 
@@ -52,7 +55,7 @@ class Board:
             n_fit: samples it learned from.
             **more: further columns.
         """
-        row = {
+        row: Line = {
             "name": name,
             "kind": kind,
             "per_query": per_query_rho(scores, self.exact),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -58,7 +58,7 @@ class KeepMoments(Callback):
         self._linears = linears
         self.moments: AdamMoments | None = None
 
-    def on_train_end(self, trainer: Any, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, *_: object) -> None:
         """Copy the state."""
         optimizer = trainer.optimizers[0]
         states = [optimizer.state[linear.weight] for linear in self._linears]

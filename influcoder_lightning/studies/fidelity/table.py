@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from influcoder_lightning.studies.fidelity.method_rows import Line
 from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
+
+Part = Mapping[str, Any]
+"""What one seed and state found, as JSON has it."""
 
 MEASURED = ("per_query", "aggregated", "ms_per_sample", "bytes_per_sample", "n_fit")
 KINDS = ("feature", "code", "forward", "text", "baseline")
 
 
-def merge_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+class Merged(TypedDict):
+    """What `merge_parts` finds."""
+
+    rows: list[Line]
+    curve: list[Line]
+    cascade: list[Line]
+    confidence: list[Line]
+    states_agree: dict[str, float] | None
+
+
+def merge_parts(parts: Sequence[Part]) -> Merged:
     """Means and spreads over seeds.
 
     Args:
@@ -35,14 +49,14 @@ def merge_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _grouped(lines: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+def _grouped(lines: Iterable[tuple[str, Line]]) -> list[Line]:
+    groups: dict[tuple[str, str, int | None], list[Line]] = {}
     for state, line in lines:
         groups.setdefault((state, line["name"], line.get("n_pool")), []).append(line)
     merged = []
     for (state, name, n_pool), group in groups.items():
         first = group[0]
-        row: dict[str, Any] = {"name": name, "adapter": state}
+        row: Line = {"name": name, "adapter": state}
         if "kind" in first:
             row["kind"] = first["kind"]
         if n_pool is not None:
@@ -54,7 +68,7 @@ def _grouped(lines: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, A
     return merged
 
 
-def _cascade(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _cascade(parts: Sequence[Part]) -> list[Line]:
     lines = []
     for state in dict.fromkeys(part["state"] for part in parts):
         cascades = [part["cascade"] for part in parts if part["state"] == state]
@@ -68,7 +82,7 @@ def _cascade(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _confidence(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _confidence(parts: Sequence[Part]) -> list[Line]:
     lines = []
     for state in dict.fromkeys(part["state"] for part in parts):
         halves = [part["confidence"] for part in parts if part["state"] == state]
@@ -78,7 +92,7 @@ def _confidence(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _states_agree(parts: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+def _states_agree(parts: Sequence[Part]) -> dict[str, float] | None:
     """Rank agreement of the two states' exact scores on the same samples."""
     exact = {(part["state"], part["seed"]): np.array(part["exact"]) for part in parts}
     pairs = [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.distillation import Distillation, DistillationSettings
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.sentence_tower import joined, load_sentence_encoder
@@ -20,6 +21,9 @@ from influcoder_lightning.studies.fidelity.gradient_methods import Codes
 from influcoder_lightning.studies.fidelity.gradients import cosines, unit
 from influcoder_lightning.studies.fidelity.method_rows import cpu_ms
 from influcoder_lightning.studies.fidelity.rank_correlation import aggregated_rho, per_query_rho
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ def baselines(data: StudyData, batch_size: int) -> None:
 
 
 def text_tower(
-    data: StudyData, texts: Sequence[Any], codes: Codes
+    data: StudyData, texts: Sequence[TextRow], codes: Codes
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Scores [M, N], confidence [N] and CPU ms per sample of the closed-form text tower."""
     head = TextHead.fit(texts, codes.fit, tokenizer=data.tokenizer)
@@ -57,7 +61,7 @@ def text_tower(
     return codes.parts["eval_query"] @ expected.T, head.confidence(expected), cost[0]
 
 
-def sentence_part(data: StudyData, codes: Codes, source: Any) -> None:
+def sentence_part(data: StudyData, codes: Codes, source: str | SentenceTransformer) -> None:
     """A frozen sentence encoder, plain, and with a linear layer to the codes in closed form."""
     encoder = load_sentence_encoder(source)
     untrained = Distillation(encoder, DistillationSettings())
@@ -82,7 +86,7 @@ def sentence_part(data: StudyData, codes: Codes, source: Any) -> None:
 
 
 def published_objective(
-    data: StudyData, n_pool: int, source: Any, settings: DistillationSettings
+    data: StudyData, n_pool: int, source: str | SentenceTransformer, settings: DistillationSettings
 ) -> list[dict[str, float]]:
     """The published distillation on the same samples; one line per epoch.
 
@@ -136,7 +140,7 @@ def published_objective(
     return epochs
 
 
-def _bare(row: Any) -> dict[str, str]:
+def _bare(row: TextRow) -> dict[str, str]:
     return {"prompt": row["prompt"], "response": row["response"]}
 
 

@@ -7,7 +7,6 @@ Counterfactual removal as of Koh and Liang 2017 (arXiv 1703.04730) and Hooker et
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 
 
-def without_top(scores: NDArray[Any], share: float) -> tuple[int, ...]:
+def without_top(scores: NDArray[np.floating], share: float) -> tuple[int, ...]:
     """Positions that are left after the ``round(share * N)`` (at least one) best are removed."""
     n = _n_removed(len(scores), share)
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")

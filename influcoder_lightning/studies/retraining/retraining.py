@@ -68,7 +68,7 @@ class RetrainedModels:
         ConfigError: the folder holds models of other settings, or is damaged.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], queries: str) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], queries: str) -> None:
         self.folder = folder
         self._losses = folder / f"losses_{queries[:16]}"
         self._settings = json.loads(json.dumps(settings))  # as they are read again
@@ -99,7 +99,7 @@ class RetrainedModels:
         jobs: Iterable[Job],
         start: Callable[[], Trainer],
         processes: int = 1,
-        show: Callable[[int, int], Any] = lambda done, total: None,
+        show: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
         """Do the jobs that are not done yet, in the order given.
 
@@ -179,7 +179,7 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged ({error}); delete it to train anew.") from error
 
 
-def _differences(old: Any, new: Mapping[str, Any]) -> list[str]:
+def _differences(old: object, new: Mapping[str, object]) -> list[str]:
     if not isinstance(old, dict):
         return ["no settings in it"]
     return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

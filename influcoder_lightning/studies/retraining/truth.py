@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.ids import first_few, id_keys
+from influcoder_lightning.ids import IdArray, first_few, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.studies.retraining.retraining import Job, RetrainedModels
 from influcoder_lightning.studies.retraining.subsets import membership
@@ -28,8 +27,8 @@ class Truth:
             nats per response token.
     """
 
-    sample_ids: NDArray[Any]
-    query_ids: NDArray[Any]
+    sample_ids: IdArray
+    query_ids: IdArray
     members: NDArray[np.bool_]
     losses: NDArray[np.float64]
 
@@ -39,8 +38,8 @@ class Truth:
         models: RetrainedModels,
         subsets: Sequence[NDArray[np.int64]],
         seeds: Sequence[int],
-        sample_ids: NDArray[Any],
-        query_ids: NDArray[Any],
+        sample_ids: IdArray,
+        query_ids: IdArray,
     ) -> Truth:
         """The losses of these subsets and seeds, all of which are trained.
 
@@ -61,7 +60,7 @@ class Truth:
         """[M, S] minus the loss of each query, mean over seeds: higher = the subset helped more."""
         return np.asarray(-self.losses.mean(axis=1).T)
 
-    def predictions(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+    def predictions(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """[M, S] what additive scores [M, N] say of each subset: the sum over its members.
 
         Ilyas et al. 2022, Datamodels, arXiv 2202.00622.
@@ -78,7 +77,7 @@ class Truth:
         """
         ranking = ranking.align(self.sample_ids)
         if ranking.per_query is None:
-            matrix = np.tile(ranking.scores, (len(self.query_ids), 1))
+            matrix: NDArray[np.floating] = np.tile(ranking.scores, (len(self.query_ids), 1))
         else:
             keys = [] if ranking.query_ids is None else id_keys(ranking.query_ids)
             places = {key: place for place, key in enumerate(keys)}
