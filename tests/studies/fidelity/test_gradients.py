@@ -90,7 +90,7 @@ def test_the_adam_direction_is_what_adamw_does_next(model):
     keeper = KeepMoments(
         [copy.copy(x) for x in find_lora_linears(model)]  # same names, other weights
     )
-    keeper._linears = [type("L", (), {"module": type("M", (), {"weight": p})}) for p in parameters]
+    keeper._linears = [type("L", (), {"weight": p}) for p in parameters]
     keeper.on_train_end(Stub())
     assert keeper.moments.step == 2
     predicted = keeper.moments.update(gradients[2:])
