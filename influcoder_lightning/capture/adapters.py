@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.capture.layers import lora_layers
@@ -21,7 +21,7 @@ from influcoder_lightning.tensors import tensor_blocks
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def active_adapter(model: Any) -> str:
+def active_adapter(model: nn.Module) -> str:
     """Name of the one active adapter.
 
     Raises:
@@ -37,7 +37,7 @@ def active_adapter(model: Any) -> str:
     return names[0]
 
 
-def adapter_description(model: Any) -> dict[str, Any]:
+def adapter_description(model: Any) -> dict[str, object]:
     """Model class, base model and the LoRA settings that decide what a gradient means."""
     adapter = active_adapter(model)
     config = model.peft_config[adapter]

@@ -16,6 +16,8 @@ from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.ids import SampleId, checked_ids
 
+Fields = Mapping[str | int, object]
+"""Elements of a batch by their names; those of a tuple that have none by their places."""
 ReadBatch = Callable[[Any], tuple[Any, Any, Any]]
 """``batch -> (inputs, labels, ids)``; see `InfluenceCallback`."""
 
@@ -37,12 +39,12 @@ class TokenBatch:
         sample_id_key: where a dict batch has them.
     """
 
-    fields: Mapping[Any, Any]
+    fields: Fields
     labels: Tensor
-    source: Any
+    source: object
     segments: Segments | None
     n_rows: int
-    given_ids: Any
+    given_ids: object
     sample_id_key: str
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class BatchReader:
     labels_shifted: bool = False
     read_batch: ReadBatch | None = None
 
-    def read(self, batch: Any) -> TokenBatch:
+    def read(self, batch: object) -> TokenBatch:
         """The parts of ``batch``.
 
         Raises:
@@ -126,11 +128,11 @@ class BatchReader:
             labels = pad(labels, (1, 0), value=IGNORE_INDEX)
         return TokenBatch(fields, labels, batch, segments, n_rows, ids, self.sample_id_key)
 
-    def n_rows(self, batch: Any) -> int:
+    def n_rows(self, batch: object) -> int:
         """Rows of ``batch``, that is items of its data set."""
         return len(self._parts(batch)[1])
 
-    def _parts(self, batch: Any) -> tuple[Mapping[Any, Any], Tensor, Any]:
+    def _parts(self, batch: Any) -> tuple[Fields, Tensor, object]:
         if self.read_batch is not None:
             return self._own_parts(batch, self.read_batch)
         labels, key = batch_labels(batch, self.labels_key), self.labels_key
@@ -138,13 +140,13 @@ class BatchReader:
             fields = {k: v for k, v in batch.items() if k not in (key, self.sample_id_key)}
             return fields, labels, batch.get(self.sample_id_key)
         place = (key if isinstance(key, int) else -1) % len(batch)
-        others: dict[Any, Any] = {i: x for i, x in enumerate(batch) if i != place}
+        others: dict[str | int, object] = {i: x for i, x in enumerate(batch) if i != place}
         first = next(iter(others), None)
-        if isinstance(others.get(first), Tensor):
+        if first is not None and isinstance(others[first], Tensor):
             others = {"input_ids": others.pop(first), **others}
         return others, labels, getattr(batch, "sample_ids", None)
 
-    def _own_parts(self, batch: Any, read: ReadBatch) -> tuple[Mapping[Any, Any], Tensor, Any]:
+    def _own_parts(self, batch: object, read: ReadBatch) -> tuple[Fields, Tensor, object]:
         found = read(batch)
         if not isinstance(found, tuple | list) or len(found) != 3:
             raise DataError(
@@ -157,7 +159,9 @@ class BatchReader:
                 "be a dict of keyword arguments of the model's forward."
             )
         if ids is None:
-            carried = isinstance(batch, Mapping) and self.sample_id_key in batch
-            ids = batch[self.sample_id_key] if carried else getattr(batch, "sample_ids", None)
+            if isinstance(batch, Mapping) and self.sample_id_key in batch:
+                ids = batch[self.sample_id_key]
+            else:
+                ids = getattr(batch, "sample_ids", None)
         fields = {k: v for k, v in inputs.items() if k not in ("labels", self.sample_id_key)}
         return fields, batch_labels({"labels": labels}), ids

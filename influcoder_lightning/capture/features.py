@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from influcoder_lightning.capture.gradients import CapturedRows, GradientCapture
-from influcoder_lightning.capture.losses import response_tokens
+from influcoder_lightning.capture.losses import LossFunction, response_tokens
 from influcoder_lightning.capture.packing import has_blocks
 from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.errors import DataError
@@ -20,10 +19,10 @@ _PACKING_KEYS = ("segment_ids", "seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_se
 
 def feature_rows(
     capture: GradientCapture,
-    batch: Any,
+    batch: object,
     ids: list[int | str],
     labels: Tensor,
-    loss_function: Callable[[Any], Tensor],
+    loss_function: LossFunction,
     scale: float = 1.0,
 ) -> RowBatch:
     """Rows of one batch by a forward and backward pass that leaves every ``.grad`` alone.
@@ -59,9 +58,9 @@ def feature_rows(
 
 def _passes(
     capture: GradientCapture,
-    batch: Any,
+    batch: object,
     size: int,
-    loss_function: Callable[[Any], Tensor],
+    loss_function: LossFunction,
     scale: float,
 ) -> tuple[CapturedRows, Tensor]:
     """Rows times ``scale``, and losses [B], of one forward and one backward pass."""
@@ -80,7 +79,7 @@ def _passes(
         capture.cancel()
 
 
-def refuse_packed(batch: Any) -> None:
+def refuse_packed(batch: object) -> None:
     """Raise ``DataError`` for batches that pack several samples into one row."""
     if not isinstance(batch, Mapping):
         return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.losses import (
     IGNORE_INDEX,
+    LossFunction,
     aligned,
     response_tokens,
     summed_losses,
@@ -49,11 +50,11 @@ class SampleLosses:
         self, module: nn.Module, model: nn.Module, reader: BatchReader, batch_loss: BatchLoss | None
     ) -> None:
         self.model, self._reader = model, reader
-        self.own: Callable[[Any], Tensor] | None = getattr(module, "influence_losses", None)
+        self.own: LossFunction | None = getattr(module, "influence_losses", None)
         if batch_loss is not None:
             self.own = functools.partial(batch_loss, module)
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: object) -> Tensor:
         """Losses [B] of a batch.
 
         Raises:
@@ -64,7 +65,7 @@ class SampleLosses:
         return response_losses(self.model, self._reader.read(batch))
 
 
-def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int = "labels") -> Tensor:
+def causal_lm_losses(model: nn.Module, batch: object, labels_key: str | int = "labels") -> Tensor:
     """Mean response loss [B] of a causal LM on a batch, by our own cross-entropy.
 
     Samples without a response token get 0.
@@ -77,7 +78,7 @@ def causal_lm_losses(model: nn.Module, batch: Any, labels_key: str | int = "labe
 
 def response_losses(model: nn.Module, batch: TokenBatch, *, partial: bool = False) -> Tensor:
     """As `causal_lm_losses`, of a batch that was read; ``partial`` as for `model_inputs`."""
-    inputs: dict[str, Any] = model_inputs(model, batch, partial=partial)
+    inputs = model_inputs(model, batch, partial=partial)
     accepted = accepted_inputs(model)
     if accepted is None or "use_cache" in accepted:
         inputs["use_cache"] = False
@@ -85,7 +86,9 @@ def response_losses(model: nn.Module, batch: TokenBatch, *, partial: bool = Fals
     return summed_losses(logits, batch.labels) / response_tokens(batch.labels).clamp(min=1)
 
 
-def model_inputs(model: nn.Module, batch: TokenBatch, *, partial: bool = False) -> dict[str, Any]:
+def model_inputs(
+    model: nn.Module, batch: TokenBatch, *, partial: bool = False
+) -> dict[str, object]:
     """The keyword arguments of the model's forward that ``batch`` holds: all that it accepts.
 
     Args:
@@ -146,7 +149,7 @@ def accepted_inputs(model: nn.Module) -> frozenset[str] | None:
     return frozenset(named) | _UNNAMED | {"use_cache"} | set(getattr(typed, "__annotations__", ()))
 
 
-def logits_of(output: Any, labels: Tensor) -> Tensor:
+def logits_of(output: object, labels: Tensor) -> Tensor:
     """The logits [B, T, V] in what a causal LM returned: an output object, a tensor, a tuple.
 
     Raises:
@@ -166,7 +169,7 @@ def logits_of(output: Any, labels: Tensor) -> Tensor:
     return logits
 
 
-def _named(batch: TokenBatch) -> dict[Any, Any]:
+def _named(batch: TokenBatch) -> dict[str | int, object]:
     """The batch's fields, with the padding mask of a tuple batch under its name."""
     fields = dict(batch.fields)
     tokens = fields.get("input_ids")
@@ -179,7 +182,7 @@ def _named(batch: TokenBatch) -> dict[Any, Any]:
     return fields
 
 
-def _is_padding_mask(values: Any, tokens: Tensor, labels: Tensor) -> bool:
+def _is_padding_mask(values: object, tokens: Tensor, labels: Tensor) -> bool:
     """Whether ``values`` are 1 on the samples' tokens and 0 on one and the same filler."""
     if not isinstance(values, Tensor) or values.shape != tokens.shape:
         return False
@@ -190,7 +193,7 @@ def _is_padding_mask(values: Any, tokens: Tensor, labels: Tensor) -> bool:
     return binary and len(fillers) <= 1 and not bool((targets & outside).any())
 
 
-def _holds_tensor(value: Any) -> bool:
+def _holds_tensor(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(map(_holds_tensor, value.values()))
     if isinstance(value, list | tuple):

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.capture.packing import Segments
@@ -99,7 +99,7 @@ class GradientCapture:
         self.projector = projector
         self._rules = rules
         self.seconds = 0.0
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._grids = TokenGrids(model, linears)
         self._armed = self._compiled = False
         self._memory = torch.empty(0, dtype=torch.float32)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.errors import CaptureError
+
+if TYPE_CHECKING:
+    from peft.tuners.lora.layer import LoraLayer
 
 # Files of peft's LoRA layers on quantised bases. All of them compute B(A(dropout(x))) with the
 # modules `lora_A` and `lora_B`, whose weights are plain floats, and add it to the base's output.
@@ -188,7 +191,7 @@ def _other_adapters(module: nn.Module) -> list[str]:
     return sorted({f"{kind.__module__.split('.')[-2]}.{kind.__name__}" for kind in kinds})
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     """peft's LoRA layers in ``model``, with their names."""
     from peft.tuners.lora.layer import LoraLayer
 
@@ -197,7 +200,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _has(layer: Any, part: str, adapter: str) -> bool:
+def _has(layer: LoraLayer, part: str, adapter: str) -> bool:
     return adapter in getattr(layer, part, {})
 
 

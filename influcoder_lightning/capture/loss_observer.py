@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from influcoder_lightning.capture.losses import aligned, observed_losses
 from influcoder_lightning.capture.packing import Segments
@@ -28,7 +28,7 @@ class LossObserver:
     def __init__(self, model: nn.Module) -> None:
         base = getattr(model, "get_base_model", lambda: model)()
         self._modules = [model] if base is model else [model, base]
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._labels: Tensor | None = None
         self._segments: Segments | None = None
         self._failure: Exception | None = None
@@ -86,7 +86,9 @@ class LossObserver:
             return torch.full((batch_size,), float("nan"), dtype=torch.float32)
         return torch.stack(trained).mean(0).cpu()
 
-    def _hook(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _hook(
+        self, module: nn.Module, inputs: object, kwargs: dict[str, object], output: object
+    ) -> None:
         if self._labels is None or self._in_backward or not torch.is_grad_enabled():
             return
         try:
@@ -94,7 +96,7 @@ class LossObserver:
         except Exception as error:  # the training step goes on; `finish` raises it
             self._failure, self._labels = error, None
 
-    def _observe(self, module: nn.Module, kwargs: dict[str, Any], output: Any) -> None:
+    def _observe(self, module: nn.Module, kwargs: dict[str, object], output: object) -> None:
         assert self._labels is not None
         if self._segments is not None:
             self._segments.require_block_diagonal(kwargs, getattr(module, "config", None))
@@ -132,5 +134,5 @@ class _Call:
         self.logits, self.losses, self.trained = weakref.ref(logits), losses, False
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()

@@ -12,6 +12,8 @@ from torch.nn import functional
 from influcoder_lightning.errors import ConfigError, DataError
 
 LossReduction = Literal["token_mean", "sample_mean", "sum"] | Callable[[Any], Tensor]
+LossFunction = Callable[[Any], Tensor]
+"""``batch -> [B]`` mean response losses."""
 IGNORE_INDEX = -100
 _BLOCK_NUMBERS = {"cpu": 2**19}  # logits worked on at a time; more where calls are dear
 
@@ -27,7 +29,7 @@ def aligned(logits: Tensor, labels: Tensor) -> bool:
     return logits.dim() == 3 and len(logits) == len(labels) and logits.shape[1] in (n, n + 1)
 
 
-def sample_weights(n_tokens: Tensor, reduction: LossReduction, batch: Any) -> Tensor:
+def sample_weights(n_tokens: Tensor, reduction: LossReduction, batch: object) -> Tensor:
     """Weights w [B] float64 with ``training loss = sum_i w_i * (mean response loss of sample i)``.
 
     Args:
@@ -56,7 +58,7 @@ def sample_weights(n_tokens: Tensor, reduction: LossReduction, batch: Any) -> Te
     return n
 
 
-def check_reduction(reduction: Any) -> None:
+def check_reduction(reduction: object) -> None:
     """Raise ``ConfigError`` unless ``reduction`` is a known name or a callable."""
     if not callable(reduction) and reduction not in ("token_mean", "sample_mean", "sum"):
         raise ConfigError(

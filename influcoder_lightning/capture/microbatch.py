@@ -11,7 +11,8 @@ from influcoder_lightning.capture.batches import TokenBatch
 from influcoder_lightning.capture.features import refuse_packed
 from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.losses import LossReduction, response_tokens, sample_weights
-from influcoder_lightning.capture.rows import RowBatch, Text, UpdateRows
+from influcoder_lightning.capture.rows import RowBatch, UpdateRows
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.errors import DataError
 
 
@@ -76,7 +77,7 @@ class MicroBatch:
         """
         return torch.where(self.weights == 0, 0.0, 1 / (self.weights * self.loss_scale))
 
-    def rows(self, captured: CapturedRows, losses: Tensor, texts: list[Text] | None) -> RowBatch:
+    def rows(self, captured: CapturedRows, losses: Tensor, texts: list[TextRow] | None) -> RowBatch:
         """Rows in the unit of each sample's own loss, see `unit`."""
         rows, update = captured.rescaled(self.unit()), None
         columns = {

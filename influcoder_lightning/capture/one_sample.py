@@ -23,6 +23,7 @@ def one_sample(batch: TokenBatch, index: int) -> TokenBatch:
     """
     segments, given = batch.segments, batch.given_ids
     labels = batch.labels[index : index + 1]
+    fields: dict[str | int, object]
     if segments is None:
         fields = {name: _field(name, x, index, len(batch)) for name, x in batch.fields.items()}
     else:
@@ -50,13 +51,13 @@ def one_source(batch: TokenBatch, index: int) -> TokenBatch:
     return TokenBatch({}, labels, source, None, 1, None, batch.sample_id_key)
 
 
-def _field(name: Any, value: Any, index: int, size: int) -> Any:
+def _field(name: str | int, value: object, index: int, size: int) -> object:
     if name == "position_ids" and isinstance(value, Tensor) and value.dim() == 3:
         return value[:, index : index + 1]  # one row of positions for each axis of an image
     return _taken(value, index, size)
 
 
-def _taken(value: Any, index: int, size: int) -> Any:
+def _taken(value: object, index: int, size: int) -> object:
     """``value`` with every tensor and list of ``size`` rows cut down to row ``index``."""
     if isinstance(value, Tensor):
         if value.dim() == 0 or len(value) == 1:
@@ -73,7 +74,7 @@ def _taken(value: Any, index: int, size: int) -> Any:
     return value
 
 
-def _sequence(value: Any, index: int, size: int) -> Any:
+def _sequence(value: Any, index: int, size: int) -> object:
     if hasattr(value, "_fields"):
         items = [_taken(x, index, size) for x in value]
         named = type(value)(*items)
@@ -86,7 +87,7 @@ def _sequence(value: Any, index: int, size: int) -> Any:
     return type(value)(_taken(x, index, size) for x in value)
 
 
-def _with_ids(batch: Any, attributes: Mapping[str, Any], index: int, size: int) -> Any:
+def _with_ids(batch: object, attributes: Mapping[str, object], index: int, size: int) -> object:
     for name, value in attributes.items():
         object.__setattr__(batch, name, _taken(value, index, size))
     return batch

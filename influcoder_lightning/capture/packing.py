@@ -41,7 +41,7 @@ class Segments:
     valid: Tensor
 
     @classmethod
-    def read(cls, batch: Any) -> Segments | None:
+    def read(cls, batch: object) -> Segments | None:
         """The segments of ``batch``; None if it is not packed.
 
         Raises:
@@ -107,7 +107,7 @@ class Segments:
             raise DataError(f"a padding token (0 in `{SEGMENT_KEY}`) has a label; set it to -100.")
         return self.unpacked(labels, IGNORE_INDEX)
 
-    def flat_ids(self, ids: Any) -> Any:
+    def flat_ids(self, ids: Any) -> object:
         """Sample ids as one list of S: given as such, or as one list per row.
 
         Raises:
@@ -128,7 +128,7 @@ class Segments:
             )
         return ids
 
-    def require_block_diagonal(self, inputs: Mapping[str, Any], config: Any) -> None:
+    def require_block_diagonal(self, inputs: Mapping[str, object], config: object) -> None:
         """Refuse a forward pass in which one sample could see another.
 
         Args:
@@ -163,7 +163,9 @@ class Segments:
         if mask.shape[0] != len(ids) or bool(leaks.any()):
             raise DataError(f"{_LEAK}the 4-D mask lets a sample see another.{_WAY_OUT}")
 
-    def _check_positions(self, positions: Tensor, inputs: Mapping[str, Any], config: Any) -> None:
+    def _check_positions(
+        self, positions: Tensor, inputs: Mapping[str, object], config: object
+    ) -> None:
         ids = self.segment_ids
         positions = positions.expand(len(ids), -1) if positions.dim() == 2 else positions
         if positions.shape != ids.shape:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch.utils.data import DistributedSampler
 
 
-def n_before_padding(loader: Any) -> int | None:
+def n_before_padding(loader: object) -> int | None:
     """How many samples of an epoch this process sees before its sampler's repeats begin.
 
     ``DistributedSampler`` deals the shuffled samples out in turn, process r of R getting positions

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.features import feature_rows, refuse_packed
 from influcoder_lightning.capture.gradients import GradientCapture
-from influcoder_lightning.capture.losses import IGNORE_INDEX
+from influcoder_lightning.capture.losses import IGNORE_INDEX, LossFunction
 from influcoder_lightning.capture.query_order import query_keys
-from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.capture.untouched import untouched
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.random_streams import streams_kept
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def query_features(
     capture: GradientCapture,
     model: nn.Module,
-    batches: Iterable[Any],
-    loss_function: Callable[[Any], Tensor],
+    batches: Iterable[object],
+    loss_function: LossFunction,
     *,
     reader: BatchReader,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     scale: float = 1.0,
     first: Callable[[TokenBatch, RowBatch], None] = lambda batch, rows: None,
 ) -> RowBatch:
@@ -73,7 +77,9 @@ def query_features(
     return RowBatch.joined(parts)
 
 
-def batch_texts(batch: TokenBatch, tokenizer: Any) -> list[Text] | None:
+def batch_texts(
+    batch: TokenBatch, tokenizer: PreTrainedTokenizerBase | None
+) -> list[TextRow] | None:
     """``{"prompt", "response"}`` of each sample: the batch's own, else decoded; None if unknown.
 
     Args:
@@ -106,12 +112,12 @@ def batch_texts(batch: TokenBatch, tokenizer: Any) -> list[Text] | None:
     return [{"prompt": p, "response": r} for p, r in zip(prompts, responses, strict=True)]
 
 
-def _text_fields(batch: TokenBatch) -> Mapping[Any, Any]:
+def _text_fields(batch: TokenBatch) -> dict[str | int, Any]:
     """The batch's fields; texts may also lie beside what `read_batch` gives to the model."""
     source = batch.source
-    beside = isinstance(source, Mapping) and "prompt" in source and "response" in source
-    texts = {k: source[k] for k in ("prompt", "response")} if beside else {}
-    return {**texts, **batch.fields}
+    if isinstance(source, Mapping) and "prompt" in source and "response" in source:
+        return {"prompt": source["prompt"], "response": source["response"], **batch.fields}
+    return dict(batch.fields)
 
 
 def _query_ids(batch: TokenBatch, start: int) -> list[int | str]:

@@ -7,10 +7,10 @@ the same order. A loader may shuffle: its queries are then told by their ids, or
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ def query_keys(batch: TokenBatch) -> list[str]:
     return [_digest(torch.stack([row[keep], own[keep]])) for row, own, keep in pairs]
 
 
+class OrderState(TypedDict):
+    """A `QueryOrder` as JSON values."""
+
+    ids: list[int | str]
+    keys: list[str]
+    carried: bool
+
+
 class QueryOrder:
     """The order of the first take, in which `aligned` puts those that follow.
 
@@ -45,12 +53,12 @@ class QueryOrder:
         state: what `state` gave, to go on from there.
     """
 
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, state: OrderState | None = None) -> None:
         self._ids: list[int | str] | None = None if state is None else list(state["ids"])
         self._keys: list[str] = [] if state is None else list(state["keys"])
         self._carried = state is not None and bool(state["carried"])
 
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> OrderState | None:
         """The order as JSON values; None before the first take."""
         if self._ids is None:
             return None
@@ -74,14 +82,14 @@ class QueryOrder:
             return replace(rows, ids=self._ids)
         if Counter(first) != Counter(found):
             raise DataError(_other_queries(first, found))
-        places = defaultdict(list)
+        places: defaultdict[Hashable, list[int]] = defaultdict(list)
         for place, name in enumerate(found):
             places[name].append(place)
         order = torch.tensor([places[name].pop(0) for name in first])
         return replace(rows.taken(order.tolist()), ids=self._ids)
 
     @staticmethod
-    def _names(ids: Sequence[int | str], keys: Sequence[str], carried: bool) -> list[Any]:
+    def _names(ids: Sequence[int | str], keys: Sequence[str], carried: bool) -> list[Hashable]:
         """By what queries are matched: ids, where all have one of their own; else tokens, too."""
         if carried and len(set(ids)) == len(ids):
             return list(ids)
@@ -92,7 +100,7 @@ def _digest(values: Tensor) -> str:
     return sha256(values.to("cpu", torch.int64).contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
-def _other_queries(first: Sequence[Any], found: Sequence[Any]) -> str:
+def _other_queries(first: Sequence[Hashable], found: Sequence[Hashable]) -> str:
     missing = sum((Counter(first) - Counter(found)).values())
     return (
         f"the queries are read at the start of every window and must be the same: this time there "

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-Text = Mapping[str, Any]
-"""A mapping with (at least) ``prompt`` and ``response``."""
+from influcoder_lightning.data.rows import TextRow
 
 
 @dataclass
@@ -49,7 +47,7 @@ class RowBatch:
     norm: Tensor
     n_tokens: Tensor
     loss: Tensor
-    texts: Sequence[Text] | None = None
+    texts: Sequence[TextRow] | None = None
     update: UpdateRows | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Sequence[str] | None = None

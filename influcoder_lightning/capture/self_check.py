@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -239,7 +238,7 @@ def _in_its_batch(
 ) -> RowBatch:
     """The gradient of one sample's loss, wherever in the batch the hooks saw it."""
 
-    def one(_: Any) -> Tensor:
+    def one(_: object) -> Tensor:
         found = _losses(losses, batch)
         return (
             torch.zeros_like(found).index_fill(0, torch.tensor([index], device=found.device), 1.0)

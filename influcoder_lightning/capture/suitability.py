@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from influcoder_lightning.errors import CaptureError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Heads of transformers' models, by a part of the class's name.
 _OTHER_HEADS = {
@@ -40,7 +43,7 @@ def refuse_unsuitable(model: nn.Module) -> None:
             )
 
 
-def _transformers_models(module: nn.Module) -> Iterator[Any]:
+def _transformers_models(module: nn.Module) -> Iterator[PreTrainedModel]:
     """The outermost models of transformers in ``module``."""
     from transformers import PreTrainedModel
 
@@ -51,7 +54,7 @@ def _transformers_models(module: nn.Module) -> Iterator[Any]:
         yield from _transformers_models(child)
 
 
-def _other_task(model: Any) -> str | None:
+def _other_task(model: PreTrainedModel) -> str | None:
     """What ``model`` is, if it is no causal language model."""
     text = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False) or text.is_encoder_decoder:

@@ -17,14 +17,14 @@ class Tap(torch.autograd.Function):
     """Identity on a linear's output; shows (x, d) to ``sink`` when the backward comes by."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, anchor: Tensor | None, sink: Sink) -> Any:
+    def forward(ctx: Any, output: Tensor, x: Tensor, anchor: Tensor | None, sink: Sink) -> Tensor:
         """``output`` itself; autograd keeps ``x``."""
         ctx.save_for_backward(x)
         ctx.sink = sink
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient itself."""
         (x,) = ctx.saved_tensors
         ctx.sink(x.detach(), grads[0])

@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from influcoder_lightning.capture.layers import LoraLinear
 from influcoder_lightning.errors import CaptureError
@@ -42,7 +42,7 @@ class TokenGrid:
     certain: bool = False
     images: bool = False
     tokens: Tensor | None = None
-    config: Any = None
+    config: object = None
 
     @cached_property
     def even(self) -> bool:
@@ -67,7 +67,7 @@ class TokenGrids:
         self._towers = {x.name for x in linears if _in_another_tower(model, x.name)}
         self._sequence_first: set[str] = set()
         self._either_way: set[str] = set()
-        self._handle: Any = None
+        self._handle: RemovableHandle | None = None
         self.grid = TokenGrid()
 
     def attach(self, *, compiled: bool = False) -> None:
@@ -149,8 +149,10 @@ class TokenGrids:
             )
         self._sequence_first.add(name)
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens = next((kwargs[n] for n in _TOKENS if isinstance(kwargs.get(n), Tensor)), None)
+    def _before(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        tokens = next((x for n in _TOKENS if isinstance(x := kwargs.get(n), Tensor)), None)
         named = tokens is not None
         if tokens is None:
             tokens = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
@@ -177,7 +179,7 @@ def _in_another_tower(model: nn.Module | None, name: str) -> bool:
     for step in name.split("."):
         part = getattr(part, step, None) if part is not None else None
         if isinstance(part, PreTrainedModel):
-            modalities: Any = getattr(part, "input_modalities", None) or ()
+            modalities = getattr(part, "input_modalities", None) or ()
             modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
             reads_tokens = part.main_input_name == "input_ids" and (
                 not modalities or "text" in modalities

@@ -97,6 +97,10 @@ def sgd_direction(
     return torch.add(gradients, moved, alpha=momentum) if nesterov else moved
 
 
+Values = dict[str, Any]
+"""A group of an optimizer's parameters, or what it keeps of one of them."""
+
+
 class UpdateRule(ABC):
     """How an optimizer would move one weight; reads the state anew at each call.
 
@@ -139,15 +143,13 @@ class UpdateRule(ABC):
         return self._direction(gradients, group, self._optimizer.state.get(self._weight, {}))
 
     @abstractmethod
-    def _direction(
-        self, gradients: Tensor, group: dict[str, Any], state: dict[str, Any]
-    ) -> Tensor: ...
+    def _direction(self, gradients: Tensor, group: Values, state: Values) -> Tensor: ...
 
 
 class AdamRule(UpdateRule):
     """Adam and AdamW, also fused, foreach, capturable and with amsgrad."""
 
-    def _direction(self, gradients: Tensor, group: dict[str, Any], state: dict[str, Any]) -> Tensor:
+    def _direction(self, gradients: Tensor, group: Values, state: Values) -> Tensor:
         largest = state.get("max_exp_avg_sq") if group["amsgrad"] else None
         return adam_direction(
             gradients,
@@ -163,7 +165,7 @@ class AdamRule(UpdateRule):
 class SgdRule(UpdateRule):
     """SGD, with or without momentum."""
 
-    def _direction(self, gradients: Tensor, group: dict[str, Any], state: dict[str, Any]) -> Tensor:
+    def _direction(self, gradients: Tensor, group: Values, state: Values) -> Tensor:
         buffer = state.get("momentum_buffer")
         return sgd_direction(
             gradients,
@@ -183,7 +185,7 @@ _RULES: dict[type[Optimizer], type[UpdateRule]] = {
 }
 
 
-def update_rules(optimizer: Any, linears: Sequence[LoraLinear]) -> dict[str, UpdateRule]:
+def update_rules(optimizer: Optimizer, linears: Sequence[LoraLinear]) -> dict[str, UpdateRule]:
     """The rule of each layer's weight, by the layer's name.
 
     Raises:
@@ -207,7 +209,7 @@ def update_rules(optimizer: Any, linears: Sequence[LoraLinear]) -> dict[str, Upd
     return {linear.name: rule(optimizer, linear.weight) for linear in linears}
 
 
-def _steps_done(state: dict[str, Any]) -> Tensor | float:
+def _steps_done(state: Values) -> Tensor | float:
     step = state.get("step", 0.0)
     if isinstance(step, Tensor) and step.device.type != "cpu":
         return step.double()  # stays there: reading it would wait for the device

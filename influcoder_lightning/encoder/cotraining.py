@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,13 +21,17 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.gradient_tower import GradientTower
 from influcoder_lightning.encoder.sentence_tower import SentenceTower, load_sentence_encoder
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.files import disk_errors, durable_tree
+from influcoder_lightning.ids import SampleId
 from influcoder_lightning.random_streams import streams_kept
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 FIT_ROWS = 512  # sketches merged into the gradient tower at a time
 BLOCK_QUERIES, BLOCK_SAMPLES = 8, 16  # a block of the text tower's objective, as published
@@ -36,10 +40,10 @@ RELEARN_GAIN = 0.01  # share of gradient energy a new version must win to be pub
 
 @dataclass
 class _Row:
-    sample_id: int | str
+    sample_id: SampleId
     window: int
     sketch: Tensor
-    text: Text | None
+    text: TextRow | None
 
 
 class CoTraining:
@@ -58,10 +62,10 @@ class CoTraining:
         self,
         tower: GradientTower,
         *,
-        text_encoder: Any,
+        text_encoder: str | Path | SentenceTransformer | None,
         buffer_bytes: int,
         seed: int,
-        tokenizer: Any = None,
+        tokenizer: object = None,
     ) -> None:
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self.tower = tower
@@ -79,7 +83,11 @@ class CoTraining:
                 self._sentences = SentenceTower(encoder, tower.code_dim)
 
     def observe(
-        self, ids: Sequence[int | str], sketches: Tensor, window: int, texts: Sequence[Text] | None
+        self,
+        ids: Sequence[int | str],
+        sketches: Tensor,
+        window: int,
+        texts: Sequence[TextRow] | None,
     ) -> None:
         """Take in rows [n, D] float32 of one window."""
         for i, sample_id in enumerate(ids):
@@ -153,7 +161,7 @@ class CoTraining:
                 with durable_tree(folder / "text") as part:
                     self._sentences.save(part)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any] | None]:
+    def state(self) -> tuple[dict[str, object], dict[str, Tensor], dict[str, object] | None]:
         """JSON values, tensors, and the sentence encoder's weights: all that `restore` needs."""
         rows, width = list(self._rows), self.tower.sketch_dim
         values = {

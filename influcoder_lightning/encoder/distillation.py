@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.objective import ranking_loss
 from influcoder_lightning.encoder.sentence_tower import joined
 from influcoder_lightning.random_streams import streams_kept
@@ -75,10 +75,10 @@ class Distillation:
 
     def fit(
         self,
-        queries: Sequence[Text],
-        pool: Sequence[Text],
+        queries: Sequence[TextRow],
+        pool: Sequence[TextRow],
         targets: np.ndarray,
-        after_epoch: Callable[[int], Any],
+        after_epoch: Callable[[int], object],
     ) -> None:
         """Distil the cosines ``targets`` [Q, N]; ``after_epoch(number)`` runs after each epoch."""
         s = self.settings
@@ -111,13 +111,17 @@ class Distillation:
                     schedule.step()
                 after_epoch(epoch + 1)
 
-    def scores(self, queries: Sequence[Text], samples: Sequence[Text]) -> np.ndarray:
+    def scores(self, queries: Sequence[TextRow], samples: Sequence[TextRow]) -> np.ndarray:
         """Cosines [M, N] float32 of encoded queries and samples."""
         asked = self.embed([self.settings.query_prefix + joined(text) for text in queries])
         return np.asarray(asked @ self.embed([joined(text) for text in samples]).T)
 
     def _step(
-        self, queries: list[Text], samples: list[Text], targets: Tensor, optimizer: Any
+        self,
+        queries: list[TextRow],
+        samples: list[TextRow],
+        targets: Tensor,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self.encoder.train()
         texts = [self.settings.query_prefix + joined(text) for text in queries]
@@ -150,12 +154,12 @@ class Distillation:
             )
         return np.asarray(embedded.float().cpu().numpy())
 
-    def _autocast(self) -> Any:
+    def _autocast(self) -> torch.autocast:
         device = self.encoder.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.settings.bf16)
 
     def _hard_negatives(
-        self, queries: Sequence[Text], pool: Sequence[Text], targets: np.ndarray
+        self, queries: Sequence[TextRow], pool: Sequence[TextRow], targets: np.ndarray
     ) -> np.ndarray:
         excess = self.scores(queries, pool) - targets
         return np.argsort(-excess, axis=1, kind="stable")[:, :_HARD]

@@ -11,13 +11,16 @@ with L the cosine of the late gradients and T the text kernel, and kernel regres
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.text_kernel import TextFeatures, TextKernel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ForwardTower:
@@ -38,7 +41,11 @@ class ForwardTower:
 
     @classmethod
     def fit(
-        cls, late: np.ndarray, texts: Sequence[Text], codes: np.ndarray, tokenizer: Any = None
+        cls,
+        late: np.ndarray,
+        texts: Sequence[TextRow],
+        codes: np.ndarray,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> ForwardTower:
         """Fit to codes [n, d] from late gradients [n, p], any scale, and texts."""
         kernel = TextKernel.of(texts, tokenizer)
@@ -46,7 +53,7 @@ class ForwardTower:
         gram = _joint(unit @ unit.T, kernel(features, features))
         return cls(kernel, features, unit, KernelRegression.fit(gram, codes))
 
-    def expect(self, late: np.ndarray, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+    def expect(self, late: np.ndarray, texts: Sequence[TextRow]) -> tuple[np.ndarray, np.ndarray]:
         """Expected codes [n, d] float32, and the confidence [n], as `TextTower.expect`."""
         alike = self._kernel(self._kernel.features(texts), self._texts)
         expected = self.regression.predict(_joint(_unit(late) @ self._late.T, alike))

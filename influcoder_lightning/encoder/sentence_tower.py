@@ -8,22 +8,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.objective import ranking_loss
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.finetune.models import refuse_missing_folder
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 WARMUP_STEPS = 20
 
 
-def load_sentence_encoder(source: Any) -> Any:
+def load_sentence_encoder(source: str | Path | SentenceTransformer) -> Any:
     """A ``SentenceTransformer`` from a hub name or a folder, or a copy of the given one.
 
     Raises:
@@ -79,7 +82,9 @@ class SentenceTower:
             self.optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)
         )
 
-    def step(self, texts: Sequence[Text], codes: Tensor, anchors: Tensor, targets: Tensor) -> float:
+    def step(
+        self, texts: Sequence[TextRow], codes: Tensor, anchors: Tensor, targets: Tensor
+    ) -> float:
         """One step on a block: order the samples as ``targets`` and land near their codes.
 
         Args:
@@ -94,7 +99,9 @@ class SentenceTower:
         self.model.train()
         with torch.enable_grad():
             features = self.model.preprocess([joined(text) for text in texts])
-            features = {k: v.to(self.model.device) for k, v in features.items() if _is_tensor(v)}
+            features = {
+                k: v.to(self.model.device) for k, v in features.items() if isinstance(v, Tensor)
+            }
             predicted = functional.normalize(self.model(features)["sentence_embedding"], dim=1)
             device = predicted.device
             codes, anchors, targets = codes.to(device), anchors.to(device), targets.to(device)
@@ -107,11 +114,11 @@ class SentenceTower:
             self._schedule.step()
         return float(loss.detach())
 
-    def encode(self, texts: Sequence[Text]) -> np.ndarray:
+    def encode(self, texts: Sequence[TextRow]) -> np.ndarray:
         """Predicted codes [n, d] float32, L2-normalised."""
         return encode_texts(self.model, texts)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """State dicts of model, optimizer and schedule, for `restore`."""
         schedule = {"last_epoch": self._schedule.last_epoch}
         return {
@@ -131,7 +138,7 @@ class SentenceTower:
         self.model.save(str(folder), create_model_card=False)
 
 
-def encode_texts(model: Any, texts: Sequence[Text]) -> np.ndarray:
+def encode_texts(model: SentenceTransformer, texts: Sequence[TextRow]) -> np.ndarray:
     """[n, d] float32 L2-normalised embeddings of the joined texts."""
     model.eval()
     return np.asarray(
@@ -146,10 +153,6 @@ def encode_texts(model: Any, texts: Sequence[Text]) -> np.ndarray:
     )
 
 
-def joined(text: Text) -> str:
+def joined(text: TextRow) -> str:
     """The text a sentence encoder sees: response first, since encoders cut at the end."""
     return f"{text['response']}\n{text['prompt']}"
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)

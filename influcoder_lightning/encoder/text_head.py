@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.text_kernel import BAGS, BUCKETS, TextFeatures, TextKernel
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import read_whole, why_no_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _KIND = ("token_kernel", 1)
 
@@ -36,10 +39,10 @@ class TextHead:
     @classmethod
     def fit(
         cls,
-        texts: Sequence[Text],
+        texts: Sequence[TextRow],
         codes: np.ndarray,
         dense: np.ndarray | None = None,
-        tokenizer: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> TextHead:
         """Fit to codes [n, d], with sentence embeddings [n, e] where there are any.
 
@@ -49,7 +52,7 @@ class TextHead:
         seen = kernel.features(texts, dense)
         return cls(kernel, seen, KernelRegression.fit(kernel(seen, seen), codes))
 
-    def predict(self, texts: Sequence[Text], dense: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, texts: Sequence[TextRow], dense: np.ndarray | None = None) -> np.ndarray:
         """Expected codes [n, d] float32: shorter than 1 where the tower is unsure."""
         return self.regression.predict(self.kernel(self.kernel.features(texts, dense), self.seen))
 
@@ -145,7 +148,7 @@ def _bag(arrays: dict[str, np.ndarray], name: str, n: int) -> sp.csr_matrix:
     return bag
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(

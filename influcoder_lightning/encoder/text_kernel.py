@@ -18,12 +18,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 BUCKETS = 2**16  # of each bag
 BAGS = ("token", "after_one", "after_two", "skip_one", "place", "after_one_place", "prompt")
@@ -54,18 +58,20 @@ class TextKernel:
         tokenizer: of the model whose gradients are meant; None: words, digits and signs.
     """
 
-    def __init__(self, idf: np.ndarray, tokenizer: Any = None) -> None:
+    def __init__(self, idf: np.ndarray, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.idf, self.tokenizer = idf, tokenizer
 
     @classmethod
-    def of(cls, texts: Sequence[Text], tokenizer: Any = None) -> TextKernel:
+    def of(
+        cls, texts: Sequence[TextRow], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> TextKernel:
         """With the document frequencies of these texts."""
         counts = _counts(texts, tokenizer)
         documents = np.stack([np.bincount(bag.indices, minlength=BUCKETS) for bag in counts])
         idf = np.log((1 + len(texts)) / (1 + documents)) + 1
         return cls(idf.astype(np.float32), tokenizer)
 
-    def features(self, texts: Sequence[Text], dense: np.ndarray | None = None) -> TextFeatures:
+    def features(self, texts: Sequence[TextRow], dense: np.ndarray | None = None) -> TextFeatures:
         """Features of texts, with sentence embeddings [n, e] where there are any."""
         bags = []
         for bag, idf in zip(_counts(texts, self.tokenizer), self.idf, strict=True):
@@ -89,7 +95,9 @@ class TextKernel:
         return np.asarray(alike * (np.float32(0.3) + np.float32(0.7) * prompt))
 
 
-def _counts(texts: Sequence[Text], tokenizer: Any) -> list[sp.csr_matrix]:
+def _counts(
+    texts: Sequence[TextRow], tokenizer: PreTrainedTokenizerBase | None
+) -> list[sp.csr_matrix]:
     from sklearn.feature_extraction import FeatureHasher  # slow to import, needed late
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -114,7 +122,7 @@ def _counts(texts: Sequence[Text], tokenizer: Any) -> list[sp.csr_matrix]:
     return matrices
 
 
-def _tokens(responses: list[str], tokenizer: Any) -> list[list[str]]:
+def _tokens(responses: list[str], tokenizer: PreTrainedTokenizerBase | None) -> list[list[str]]:
     if tokenizer is None:
         return [_PIECES.findall(text) for text in responses]
     encoded = tokenizer(responses, add_special_tokens=False, truncation=False, verbose=False)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from influcoder_lightning.capture.rows import Text
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import DataError, StoreError
 from influcoder_lightning.files import why_no_model
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class TextTower:
@@ -22,10 +25,10 @@ class TextTower:
         sentence_model: a ``SentenceTransformer`` whose output is one of the head's inputs, or None.
     """
 
-    def __init__(self, head: TextHead, sentence_model: Any = None) -> None:
+    def __init__(self, head: TextHead, sentence_model: SentenceTransformer | None = None) -> None:
         self.head, self.sentence_model = head, sentence_model
 
-    def encode(self, texts: Sequence[Text]) -> np.ndarray:
+    def encode(self, texts: Sequence[TextRow]) -> np.ndarray:
         """Codes [n, d] float32, L2-normalised, of rows with ``prompt`` and ``response``.
 
         Raises:
@@ -35,7 +38,7 @@ class TextTower:
         lengths = np.linalg.norm(expected, axis=1, keepdims=True)
         return np.asarray(expected / np.maximum(lengths, 1e-12), dtype=np.float32)
 
-    def expect(self, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+    def expect(self, texts: Sequence[TextRow]) -> tuple[np.ndarray, np.ndarray]:
         """Expected codes [n, d] float32, shorter where unsure, and the confidence [n] in [0, 1].
 
         Their products with query codes are expected cosines. The confidence is the expected cosine

@@ -33,10 +33,11 @@ from influcoder_lightning.capture.layers import (
 from influcoder_lightning.capture.loss_observer import LossObserver
 from influcoder_lightning.capture.queries import batch_texts, query_features
 from influcoder_lightning.capture.query_order import QueryOrder
-from influcoder_lightning.capture.rows import RowBatch, Text
+from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.trained import TrainedLayers
 from influcoder_lightning.capture.updates import update_rules
+from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import TOWERS, GradientTower, RandomProjection
 from influcoder_lightning.errors import CaptureError, DataError
@@ -320,7 +321,7 @@ class Valuation:
         weights = (linear.weight for linear in self.capture.linears)
         return not all(bool(torch.isfinite(weight).all()) for weight in weights)
 
-    def texts(self, batch: TokenBatch) -> list[Text] | None:
+    def texts(self, batch: TokenBatch) -> list[TextRow] | None:
         """Texts of a pool batch, where co-training can use them."""
         return batch_texts(batch, self.options.tokenizer) if self._cotraining else None
 
