@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FineTuning, oracle_gradient, relative_error, tiny_peft, tokens, trainer
+from conftest import (
+    VOCAB,
+    FineTuning,
+    loader,
+    oracle_gradient,
+    relative_error,
+    tiny_peft,
+    tokens,
+    trainer,
+)
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutput
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.capture.gradients import GradientCapture
@@ -12,9 +24,35 @@ from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError
 from influcoder_lightning.projection import build_projector
 
-LORA = {"target_modules": ["v_proj"]}  # few graph breaks: compiling takes long
+# Compiling takes long, and each LoRA linear breaks the graph: one in one layer.
+LORA = {"target_modules": ["v_proj"], "layers_to_transform": [1]}
 ROWS = tokens(3, seed=51)
 BATCH = torch.utils.data.default_collate(ROWS)
+
+
+class Small(nn.Module):
+    """A causal language model that is compiled in a moment."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(VOCAB, 16), nn.Linear(16, VOCAB)
+        self.mix = nn.Linear(16, 16)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.head(torch.tanh(self.mix(self.embed(input_ids))).cumsum(1))
+        if labels is None:
+            return CausalLMOutput(logits=logits)
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
+
+
+def small():
+    torch.manual_seed(0)
+    model = get_peft_model(Small(), LoraConfig(r=4, target_modules=["mix"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return model
 
 
 @pytest.fixture(autouse=True)
@@ -48,25 +86,23 @@ def gradients(model):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def assert_exact(captured):
-    model = tiny_peft(**LORA)
+def assert_exact(captured, model):
     for sketch, row in zip(captured.sketch, ROWS, strict=True):
         assert relative_error(sketch, oracle_gradient(model, row)) <= 1e-5
 
 
 @pytest.mark.parametrize(("backend", "ran_before"), [("eager", True), ("aot_eager", False)])
 def test_rows_are_exact_and_training_the_same(backend, ran_before):
-    plain = torch.compile(tiny_peft(**LORA), backend=backend)
+    plain, model = torch.compile(small(), backend=backend), small()
     step(plain)
     expected = gradients(plain)
-    model = tiny_peft(**LORA)
     compiled = torch.compile(model, backend=backend)
     if ran_before:
         step(compiled)
     capture = capture_of(model)
     capture.attach(compiled=True)
     for _ in range(2):  # traced, then run from the cache
-        assert_exact(step(compiled, capture))
+        assert_exact(step(compiled, capture), small())
         if backend == "eager":
             assert torch.equal(gradients(compiled), expected)
         assert relative_error(gradients(compiled), expected) <= 1e-6
@@ -75,17 +111,18 @@ def test_rows_are_exact_and_training_the_same(backend, ran_before):
     assert torch.equal(gradients(compiled), expected), "the model is as it was"
 
 
-def test_modules_compiled_in_place():
+@pytest.mark.parametrize(("part", "backend"), [("layers.1", "aot_eager"), ("", "eager")])
+def test_modules_compiled_in_place(part, backend):
+    """One decoder layer, or the whole decoder."""
     model = tiny_peft(**LORA)
-    for layer in model.base_model.model.model.layers:
-        layer.compile(backend="aot_eager")
+    model.base_model.model.model.get_submodule(part).compile(backend=backend)
     capture = capture_of(model)
     capture.attach(compiled=True)
-    assert_exact(step(model, capture))
+    assert_exact(step(model, capture), tiny_peft(**LORA))
 
 
 def test_code_compiled_without_the_hooks_is_noticed():
-    model = tiny_peft(**LORA)
+    model = small()
     compiled = torch.compile(model, backend="eager")
     step(compiled)
     capture = capture_of(model)
@@ -108,8 +145,6 @@ def test_one_layer_that_bypasses_its_linears_is_noticed(monkeypatch):
 
 def test_a_compiled_lightning_module_is_refused_by_name(tmp_path):
     """Lightning unwraps it before the callback comes, and compiles its methods again."""
-    from conftest import loader
-
     module = torch.compile(FineTuning(), backend="eager")
     callback = InfluenceCallback(str(tmp_path / "store"), sketch_dim=64, code_dim=8)
     with pytest.raises(CaptureError, match=r"torch\.compile"):

@@ -7,6 +7,7 @@ and its update from ``optimizer.step()`` on a copy, as the change of the weights
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -151,11 +152,18 @@ class Snapshots(Callback):
             self.taken[trainer.global_step] = (model, state)
 
 
+@functools.cache
+def blank():
+    """A model whose weights are loaded before each use."""
+    return tiny_peft()
+
+
 def oracle_update(taken, module, row, layers, autocast=False):
     """[P] change of the LoRA weights per learning rate, if the step were on this sample alone."""
     weights, state = taken
-    model = tiny_peft()
+    model = blank()
     model.load_state_dict(weights)
+    model.zero_grad(set_to_none=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = module.kind(trained, lr=1.0, **module.settings)
     optimizer.load_state_dict(copy.deepcopy(state))
