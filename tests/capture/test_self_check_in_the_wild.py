@@ -11,6 +11,8 @@ from capturing import assert_rows_equal_oracle, captured
 from conftest import LENGTH, FineTuning, loader, tiny_peft, tokens
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
+from test_packing import packed
+from torch.utils.data import DataLoader
 
 from influcoder_lightning.errors import CaptureError
 
@@ -90,6 +92,25 @@ def test_a_compiled_model_sees_no_other_shape_than_the_batchs(tmp_path, caplog, 
         assert TWO in said(caplog)[0]
     torch.compiler.reset()
     assert shapes == {(4, LENGTH, 16)}
+
+
+class Packed(FineTuning):
+    def training_step(self, batch, batch_idx):
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "labels")}
+        return self.model(**inputs, use_cache=False).loss
+
+
+class OtherLabels(Packed):
+    def training_step(self, batch, batch_idx):
+        labels = torch.where(batch["labels"] < 0, -100, batch["labels"].flip(1).clamp(min=1))
+        return super().training_step({**batch, "labels": labels}, batch_idx)
+
+
+def test_samples_of_a_packed_row_are_judged_each_by_itself(tmp_path, caplog):
+    captured(tmp_path, Packed(), DataLoader([packed()], batch_size=None))
+    assert TWO in said(caplog)[0]
+    with pytest.raises(CaptureError, match="self-check"):
+        captured(tmp_path / "other", OtherLabels(), DataLoader([packed()], batch_size=None))
 
 
 def test_batches_without_a_usable_sample_are_passed_over(tmp_path, caplog):
