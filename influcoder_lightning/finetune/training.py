@@ -106,7 +106,9 @@ class LoraFineTuning(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over the trainable parameters; constant learning rate after the warm-up."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        # In half precision the default of 1e-8 is 0, and the first step divides by it.
+        eps = max(1e-8, *(torch.finfo(p.dtype).tiny for p in trained))
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, eps=eps)
         if not self.warmup:
             return optimizer
         schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -34,3 +34,13 @@ def test_each_run_is_as_of_a_fresh_model_whatever_ran_before(tmp_path):
         torch.testing.assert_close(got, weights(alone), rtol=0, atol=0)
     again = retraining.load(tmp_path / "1")
     torch.testing.assert_close(weights(again), found[1], rtol=0, atol=0)
+
+
+def test_half_precision_moves_weights_to_other_numbers():
+    """Gradients of 0 must not become 0 / 0, where AdamW's default eps is 0."""
+    model = add_lora(tiny_llama(), LORA, seed=0)
+    before = {name: weight.half() for name, weight in weights(model).items()}
+    after = weights(train(model, rows(5), steps=2, precision="16-true", **OPTIONS))
+    assert all(weight.dtype == torch.float16 for weight in after.values())
+    assert all(bool(torch.isfinite(weight).all()) for weight in after.values())
+    assert any(not torch.equal(after[name], weight) for name, weight in before.items())
