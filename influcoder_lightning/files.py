@@ -25,6 +25,7 @@ _PART = ".part"
 # declare terabytes, and would take all memory before a parser says anything.
 LONGEST = 2**26
 _UNPACKED_FREE = 2**26
+_HOLES = 3  # times what was written: file systems that pack make holes of long rows of zeros
 
 
 @contextmanager
@@ -189,11 +190,36 @@ def crc32(path: Path) -> str:
 
 
 def most_unpacked(path: str | os.PathLike[str], times: int) -> int:
-    """Bytes that a packed file may unpack to: 64 MiB, and so many times its own size.
+    """Bytes that a packed file may unpack to: 64 MiB, and so many times what was written of it.
 
     What packs better than its kind does was made to fill a memory.
     """
-    return _UNPACKED_FREE + times * os.stat(path).st_size
+    return _UNPACKED_FREE + times * n_written(path)
+
+
+def refuse_holes(path: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` for a large file that is mostly holes.
+
+    It declares any size and takes no room; whoever reads it gets zeros.
+    """
+    size = os.stat(path).st_size
+    if size > most_unpacked(path, 1 + _HOLES):
+        raise OSError(f"it declares {size:,} bytes, of which {n_written(path):,} were ever written")
+
+
+def n_written(path: str | os.PathLike[str]) -> int:
+    """Bytes of a file outside its holes; all of it where the system does not tell."""
+    with open(path, "rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        n = end = 0 if hasattr(os, "SEEK_DATA") else size
+        while end < size:
+            try:
+                start = file.seek(end, os.SEEK_DATA)
+            except OSError as error:
+                return n if error.errno == errno.ENXIO else size  # ENXIO: nothing but a hole left
+            end = file.seek(start, os.SEEK_HOLE)
+            n += end - start
+    return n
 
 
 def why_no_file(path: str | os.PathLike[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file, save_file
 
 from influcoder_lightning.cli import run_recipe
 
@@ -31,6 +33,14 @@ def run(recipe: str, folder: Path, *overrides: str):
         cfg = compose("config", overrides=[f"recipe={recipe}", *overrides])
     folder.mkdir(parents=True, exist_ok=True)
     return run_recipe(recipe, cfg, folder, [o.partition("=")[0] for o in overrides])
+
+
+def other_weights(model: Path, folder: Path) -> Path:
+    """A model folder of the same name in ``folder``, whose weights are others."""
+    copy = shutil.copytree(model, folder / model.name)
+    weights = load_file(copy / "model.safetensors")
+    save_file({k: -v for k, v in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    return copy
 
 
 def error_of(capsys, recipe: str, folder: Path, *overrides: str) -> str:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from influcoder_lightning.capture.layers import lora_layers
 from influcoder_lightning.errors import CaptureError, StoreError
 from influcoder_lightning.files import disk_errors, durable_tree, write_new
-from influcoder_lightning.tensors import tensor_blocks
+from influcoder_lightning.tensors import read_tensors, tensor_blocks
 
 _WEIGHTS = "adapter_model.safetensors"
 
@@ -96,7 +95,7 @@ def adapter_loaded(model: Any, folder: Path) -> Iterator[None]:
     before = {name: value.detach().clone() for name, value in live.items()}
     try:
         try:
-            state = load_file(folder / _WEIGHTS)
+            state = read_tensors(folder / _WEIGHTS)
             result: Any = set_peft_model_state_dict(model, state, adapter_name=adapter)
             if result.unexpected_keys:
                 raise ValueError(f"unexpected weights {result.unexpected_keys[:3]}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from influcoder_lightning.data.json_forms import json_form
 from influcoder_lightning.errors import ConfigError, DataError
-from influcoder_lightning.files import read_whole, why_no_file
+from influcoder_lightning.files import n_written, read_whole, why_no_file
 
 if TYPE_CHECKING:
     import datasets
@@ -44,7 +44,7 @@ def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, object]]]
         ) from error
     with _damage_named(path):
         files = _data_files(path)
-        most = _FREE + _TIMES * sum(file.stat().st_size for file in files)
+        most = _FREE + _TIMES * sum(n_written(file) for file in files)
         dataset = load_from_disk(str(path))
         n_rows = len(dataset)
     reader = _Reader(path, dataset, most)

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import durable_folder, why_no_file, write_durably
 from influcoder_lightning.projection.countsketch import CountSketch, few_blocks
-from influcoder_lightning.tensors import tensor_blocks
+from influcoder_lightning.tensors import read_tensors, tensor_blocks
 
 
 def version_file(version: int) -> str:
@@ -187,7 +186,7 @@ def load_version(folder: Path, version: int) -> GradientTower:
     try:
         if why := why_no_file(path):
             raise ValueError(why)
-        basis = load_file(path)["basis"].float()
+        basis = read_tensors(path)["basis"].float()
         if basis.dim() != 2 or not bool(basis.isfinite().all()):
             raise ValueError(f"its basis of shape {tuple(basis.shape)} is no finite matrix")
     except Exception as error:

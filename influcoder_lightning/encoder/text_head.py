@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+import torch
 
 from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.encoder.kernel_regression import KernelRegression
 from influcoder_lightning.encoder.text_kernel import BAGS, BUCKETS, TextFeatures, TextKernel
 from influcoder_lightning.errors import StoreError
-from influcoder_lightning.files import read_whole, why_no_model
+from influcoder_lightning.files import read_whole, why_no_model, write_new
+from influcoder_lightning.tensors import read_tensors, tensor_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,8 +75,8 @@ class TextHead:
             arrays[f"{name}.indptr"] = bag.indptr.astype(np.int64)
         if self.seen.dense is not None:
             arrays["dense"] = self.seen.dense
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(arrays, folder / "head.safetensors")
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        write_new(folder / "head.safetensors", tensor_blocks(tensors))
         kind, version = _KIND
         config = {
             "kind": kind,
@@ -101,7 +102,8 @@ class TextHead:
             config = json.loads(read_whole(folder / "config.json"))
             if (config["kind"], config["version"]) != _KIND:
                 raise ValueError(f"unknown kind {config['kind']!r}, version {config['version']!r}")
-            arrays = load_file(folder / "head.safetensors")
+            tensors = read_tensors(folder / "head.safetensors")
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             _check(arrays, config)
             weights = arrays["weights"]
             bags = [_bag(arrays, name, len(weights)) for name in BAGS]

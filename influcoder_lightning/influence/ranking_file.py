@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.files import LONGEST, durable_path, why_no_file
+from influcoder_lightning.files import LONGEST, durable_path, refuse_holes, why_no_file
 from influcoder_lightning.ids import IdArray, as_id_array, first_few, id_keys, parse_ids, repeated
 from influcoder_lightning.spreadsheet import from_cell, quoted
 
@@ -270,6 +270,7 @@ def _load_per_query(
     if why := why_no_file(beside):
         raise RankingError(f"{beside}: {why}; save the ranking with per_query=True first")
     try:
+        refuse_holes(beside)
         with zipfile.ZipFile(beside) as archive:
             matrix = _stored(archive, "per_query")
             saved_scores = _stored(archive, "scores")

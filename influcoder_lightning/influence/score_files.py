@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.files import read_whole, why_no_file
+from influcoder_lightning.files import read_whole, refuse_holes, why_no_file
 from influcoder_lightning.ids import id_keys, parse_ids
 from influcoder_lightning.influence import ranking_file
 from influcoder_lightning.influence.parquet_scores import read_parquet
@@ -149,15 +149,27 @@ def _numbers(path: Path, name: str, value: Any) -> list[float]:
     raise RankingError(f"{path}: {name:.60} has {value!r:.60}; expected a number or numbers")
 
 
-def _npy(path: Path) -> Shard:
+def mapped_array(path: Path) -> NDArray[Any]:
+    """What a ``.npy`` file holds, read when used.
+
+    A header that claims more than the file holds is refused before memory is taken, and so are
+    objects, which would need pickle.
+
+    Raises:
+        RankingError: it is no such file.
+    """
     try:
+        if why := why_no_file(path):
+            raise ValueError(why)
+        refuse_holes(path)
         _check_header_length(path)
-        # Mapped: a header that claims more than the file holds is refused before memory is taken,
-        # and so are objects, which would need pickle.
-        array = np.lib.format.open_memmap(path, mode="r")
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header may raise anything
         raise RankingError(f"{path} cannot be read as an array: {_reason(error)}") from error
-    return _averaged(path, array)
+
+
+def _npy(path: Path) -> Shard:
+    return _averaged(path, mapped_array(path))
 
 
 def _check_header_length(path: Path) -> None:
@@ -172,6 +184,7 @@ def _pt(path: Path) -> Shard:
     import torch
 
     try:
+        refuse_holes(path)
         tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RankingError(

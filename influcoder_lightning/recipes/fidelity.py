@@ -30,6 +30,7 @@ from influcoder_lightning.spreadsheet import as_cell
 from influcoder_lightning.studies.fidelity.method_rows import Line
 from influcoder_lightning.studies.fidelity.splits import PARTS
 from influcoder_lightning.studies.fidelity.table import Merged, merge_parts
+from influcoder_lightning.valuation.fingerprint import as_kept
 from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def _settings(cfg: Settings, materials: Materials) -> dict[str, Any]:
     settings["fidelity"] = {k: v for k, v in plain(cfg.fidelity).items() if k != "states"}
     settings["pool"] = materials.pool.fingerprint()
     settings["query"] = materials.query.fingerprint()
+    settings |= materials.model_content
     for section, key in (("model", "name"), ("influence", "text_encoder")):
         name = settings[section][key]
         settings[section][key] = name and Path(name).name  # the same from another folder
@@ -120,7 +122,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         part: dict[str, Any] = json.loads(read_whole(path))
-        same = part["settings"] == settings
+        same = part["settings"] == as_kept(settings, part["settings"], path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}); delete it to measure anew.") from error
     if not same:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.data.rows import Row
-from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.files import durable_path, read_whole
 from influcoder_lightning.finetune.models import device, load_adapter, load_base_model
 from influcoder_lightning.ids import as_id_array
@@ -22,6 +22,7 @@ from influcoder_lightning.influence.methods.icp import check_score, icp_ranking
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
 from influcoder_lightning.influence.probing.prober import InContextProber
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence.score_files import mapped_array
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.press.blocks import Section, Text
 from influcoder_lightning.run.materials import Materials
@@ -31,6 +32,7 @@ from influcoder_lightning.run.run_folder import RANKING, require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.valuation.fingerprint import as_kept, frozen_weights, tokenizer_identity
 
 log = logging.getLogger(__name__)
 BLOCK = 16  # demonstrations per file; what an interruption can cost
@@ -69,7 +71,8 @@ def run(cfg: Settings, folder: Path) -> None:
     begun = perf_counter()
     with stage("measuring queries alone"):
         zero_shot = prober.zero_shot()
-    one_shot, n_before = probe(prober, pool.rows, folder / "blocks", _settings(cfg, pool, queries))
+    settings = _settings(materials, queries, frozen_weights(model.requires_grad_(False)))
+    one_shot, n_before = probe(prober, pool.rows, folder / "blocks", settings)
     seconds = perf_counter() - begun
     ids = as_id_array(pool.ids)
     query_ids = as_id_array([query.ids[i] for i in chosen])
@@ -111,7 +114,8 @@ def probe(
     path = folder / "settings.json"
     if path.is_file():
         earlier = _earlier(path)
-        changed = sorted(key for key in settings if earlier.get(key) != settings[key])
+        comparable = as_kept(settings, earlier, path)
+        changed = sorted(key for key in comparable if earlier.get(key) != settings[key])
         if changed:
             raise ConfigError(
                 f"{folder} holds blocks of a run with another {', '.join(changed)}; choose another "
@@ -156,25 +160,27 @@ def _earlier(path: Path) -> dict[str, Any]:
 def _finished(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """A block [samples, queries] of an earlier, interrupted run."""
     try:
-        # Mapped: a header that declares more than the file holds takes no memory.
-        block = np.lib.format.open_memmap(path, mode="r")
+        block = mapped_array(path)
         if block.dtype.kind != "f" or block.shape != shape:
             raise ValueError(f"it holds {block.dtype} of shape {block.shape}")
-    except Exception as error:  # a damaged header may raise anything
+    except (RankingError, ValueError) as error:
         raise ConfigError(
             f"{path} is damaged ({error!s:.200}); delete it to measure its samples anew."
         ) from error
     return np.array(block)
 
 
-def _settings(cfg: Settings, pool: Any, queries: Sequence[Row]) -> dict[str, Any]:
-    """What the log-likelihoods depend on."""
+def _settings(materials: Materials, queries: Sequence[Row], weights: str) -> dict[str, Any]:
+    """What the log-likelihoods depend on; ``weights`` are the model's with its adapter."""
+    cfg = materials.cfg
     texts = json.dumps([[row["prompt"], row["response"]] for row in queries])
     return {
         "model": plain(cfg.model) | {"template": None},
         "template": cfg.icp.template,
         "max_length": cfg.icp.max_length,
-        "pool": pool.fingerprint(),
+        "base_model": weights,
+        "tokenizer": tokenizer_identity(materials.tokenizer),
+        "pool": materials.pool.fingerprint(),
         "queries": hashlib.sha256(texts.encode("utf-8")).hexdigest(),
     }
 

@@ -43,6 +43,7 @@ from influcoder_lightning.studies.retraining.retraining import Job, RetrainedMod
 from influcoder_lightning.studies.retraining.score_matrix import load_matrix
 from influcoder_lightning.studies.retraining.subsets import draw_subset
 from influcoder_lightning.studies.retraining.truth import Truth
+from influcoder_lightning.valuation.fingerprint import as_kept
 from influcoder_lightning.valuation.valuation import library_versions
 
 log = logging.getLogger(__name__)
@@ -178,13 +179,21 @@ def _store(materials: Materials, folder: Path) -> InfluenceStore:
     """The store of `from`, or of a valuation run in this folder, which is done once."""
     cfg = materials.cfg
     if cfg["from"] is not None:
-        return InfluenceStore(locate(Path(cfg["from"]), "influence"))
+        store = InfluenceStore(locate(Path(cfg["from"]), "influence"))
+        kept = store.attributes["config"].get("depends_on", {})  # not of frozen models
+        if other := [k for k, v in materials.model_content.items() if kept.get(k, v) != v]:
+            raise ConfigError(
+                f"from={cfg['from']} was valued with another {' and '.join(other)} than "
+                f"model.name={cfg.model.name} holds now. Give its model, or value again."
+            )
+        return store
     assert materials.query is not None
     settings = settings_of(materials) | {"seed": cfg.seed, "influence": plain(cfg.influence)}
     settings["query"] = materials.query.fingerprint()
     done = folder / "valued.json"
     if done.exists():
-        if json.loads(done.read_bytes()) != json.loads(json.dumps(settings)):
+        before, now = json.loads(done.read_bytes()), json.loads(json.dumps(settings))
+        if before != as_kept(now, before, done):
             raise ConfigError(
                 f"{folder} holds a valuation with other settings; choose another hydra.run.dir."
             )

@@ -286,6 +286,7 @@ def settings_of(materials: Materials) -> dict[str, Any]:
     return settings | {
         "pool": materials.pool.fingerprint(),
         "query": materials.query.fingerprint(),
+        **materials.model_content,
     }
 
 

@@ -34,6 +34,7 @@ def settings_of(materials: Materials) -> dict[str, Any]:
         "train": {k: v for k, v in plain(cfg.train).items() if k in _TRAINED},
         "lora": plain(cfg.lora),
         "pool": materials.pool.fingerprint(),
+        **materials.model_content,
     }
 
 

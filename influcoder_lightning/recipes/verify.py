@@ -22,9 +22,14 @@ from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.folder import SEGMENTS
-from influcoder_lightning.store.integrity import read_segments, read_store
+from influcoder_lightning.store.integrity import (
+    read_adapters,
+    read_segments,
+    read_store,
+)
 
 log = logging.getLogger(__name__)
+_COMPARED = ", compared with their checksums (those of release 0.1 have none)"
 
 
 OUTPUTS = (Output("verify.json", "what was checked, and how"),)
@@ -64,6 +69,7 @@ def _checks(source: Path) -> Iterator[tuple[str, str]]:
         store / schema.FILE_NAME: _store,
         store / SEGMENTS: lambda path: _segments(path.parent),
         store / "encoder": lambda path: _towers(path.parent),
+        store / "adapters": lambda path: f"{read_adapters(path.parent)} adapters{_COMPARED}",
         source / RANKING: lambda path: f"{len(Ranking.load(path).sample_ids):,} scores, read",
         source / SELECTED: lambda path: f"{len(load_rows(path)):,} rows, read",
     }
@@ -83,6 +89,15 @@ def _segments(folder: Path) -> str:
 
 
 def _towers(folder: Path) -> str:
+    return f"{read_towers(folder)} towers{_COMPARED}"
+
+
+def read_towers(folder: Path) -> int:
+    """Load the towers of a store; returns how many files and heads there were.
+
+    Raises:
+        StoreError: one is damaged.
+    """
     versions = sorted((folder / TOWERS).glob("version_*.safetensors"))
     for version in range(len(versions)):
         basis = load_version(folder / TOWERS, version).versions[-1]
@@ -93,7 +108,7 @@ def _towers(folder: Path) -> str:
     head = folder / "encoder" / "text_head"
     if head.is_dir():
         TextHead.load(head)
-    return f"{len(versions) + head.is_dir()} towers, loaded (they have no checksums)"
+    return len(versions) + head.is_dir()
 
 
 RECIPE = Recipe(run, OUTPUTS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole
+from influcoder_lightning.valuation.fingerprint import as_kept
 
 
 def read_part(
@@ -36,6 +37,7 @@ def read_part(
         raise ConfigError(
             f"{path} is damaged ({error!r:.200}); delete it to do that part anew."
         ) from error
+    settings = as_kept(settings, before, path)
     if before != settings and replace:
         return None
     if before != settings:

@@ -18,13 +18,14 @@ from influcoder_lightning.data.rows import Row, load_rows, row_ids
 from influcoder_lightning.data.template import default_template
 from influcoder_lightning.data.tokenization import TruncationReport, collate_samples, tokenize_rows
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.finetune.models import load_tokenizer
+from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.settings import Settings, resolved
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.valuation.fingerprint import frozen_weights, tokenizer_identity
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,14 @@ class Materials:
         name = require(self.cfg, "model.name", self.recipe)
         with stage("loading the tokenizer"):
             return load_tokenizer(name)
+
+    @cached_property
+    def model_content(self) -> dict[str, str]:
+        """Hashes of what the model's folder holds, whose name says nothing of it."""
+        name = require(self.cfg, "model.name", self.recipe)
+        with stage("looking at the model"):
+            weights = frozen_weights(load_base_model(name).requires_grad_(False))
+        return {"base_model": weights, "tokenizer": tokenizer_identity(self.tokenizer)}
 
     @cached_property
     def pool(self) -> Split:

@@ -124,7 +124,7 @@ def parsed(path: Path, content: bytes) -> Listing:
             if not chained:
                 segments.append(_segment(json.loads(line)))
                 continue
-            values, own = _checked(line)
+            values, own = checked_line(line)
             if number == 0:
                 head = _head(values)
             else:
@@ -138,6 +138,11 @@ def parsed(path: Path, content: bytes) -> Listing:
     return replace(head, segments=tuple(segments), size=size, checksum=checksum, torn=bool(rest))
 
 
+def sealed_line(values: dict[str, Any]) -> bytes:
+    """A line with these values, and the checksum that goes with them."""
+    return _line({name: value for name, value in values.items() if name != "checksum"})[0]
+
+
 def _line(values: dict[str, Any]) -> tuple[bytes, str]:
     body = json.dumps(values).encode()[:-1]
     checksum = f"{zlib.crc32(body):08x}"
@@ -148,8 +153,12 @@ def _end(checksum: str) -> bytes:
     return f', "checksum": "{checksum}"}}'.encode()
 
 
-def _checked(line: bytes) -> tuple[dict[str, Any], str]:
-    """What a line says, without its checksum, and that."""
+def checked_line(line: bytes) -> tuple[dict[str, Any], str]:
+    """What a line says, without its checksum, and that.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no such line, or not what was written.
+    """
     values = dict(json.loads(line))
     checksum = values.pop("checksum")
     end = _end(checksum)

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import durable_folder, read_whole, remove_unfinished, write_durably
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.chain import checked_line, sealed_line
 
 SEGMENTS = "segments"
 RUN_FILE = "run.json"
@@ -107,7 +108,7 @@ class RunFolder:
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_durably(run_file(self.folder), [json.dumps(description).encode()])
+        write_durably(run_file(self.folder), [sealed_line(dict(description))])
 
     def release(self) -> None:
         """Let others use the folder."""
@@ -155,7 +156,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = run_file(folder)
     try:
-        description = json.loads(read_whole(path))
+        content = read_whole(path)
+        description = json.loads(content)
+        if "checksum" in description:  # release 0.1 wrote none
+            description, _ = checked_line(content.removesuffix(b"\n"))
         _check(description)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path} does not describe a run ({error!s:.200}).") from error

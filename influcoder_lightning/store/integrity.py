@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+from safetensors import SafetensorError
 
+from influcoder_lightning.errors import StoreError
 from influcoder_lightning.store.columns import opened_store, read_values
-from influcoder_lightning.store.folder import SEGMENTS
-from influcoder_lightning.store.manifest import Manifest
+from influcoder_lightning.store.folder import BASE, SEGMENTS, read_description, run_file
+from influcoder_lightning.store.merge import manifests
 from influcoder_lightning.store.soundness import stored_dataset
 from influcoder_lightning.store.store_file import StoreFile
 from influcoder_lightning.store.text import is_text, read_text
+from influcoder_lightning.tensors import read_tensors
 
 _BLOCK_BYTES = 1 << 24
 
@@ -41,20 +44,42 @@ def read_store(path: Path) -> tuple[int, int]:
 def read_segments(folder: Path) -> tuple[int, int]:
     """Compare each segment that is beside a store with its manifest's checksum.
 
+    Read is also what else a run that is not over has there: its description, its first rows.
+
     Returns:
         How many segments, and their rows.
 
     Raises:
-        StoreError: one is missing or damaged, or a manifest is.
+        StoreError: one is missing or damaged, or a manifest or the description is.
     """
+    place = folder / SEGMENTS
+    if not run_file(folder).exists() and not list(place.glob("rank_*")):
+        return 0, 0  # of a run that is over, only its lock
+    description = read_description(folder)
+    if description["base_rows"] is not None:
+        read_store(place / BASE)
     n_segments = n_rows = 0
-    for place in sorted((folder / SEGMENTS).glob("rank_*")):
-        manifest = Manifest(place)
+    for manifest in manifests(folder, description):
         for segment in manifest.segments:
             manifest.verified(segment)
             n_segments += 1
             n_rows += segment.rows
     return n_segments, n_rows
+
+
+def read_adapters(folder: Path) -> int:
+    """Read the adapters at the windows of a store; returns how many there were.
+
+    Raises:
+        StoreError: one is damaged.
+    """
+    weights = sorted((folder / "adapters").glob("*/*.safetensors"))
+    for path in weights:
+        try:
+            read_tensors(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise StoreError(f"{path} is damaged: {error!s:.200}.") from error
+    return len(weights)
 
 
 def _read(data: h5py.Dataset) -> int:

@@ -118,10 +118,12 @@ def stored_dataset(file: h5py.File, name: str, path: Path, n_dimensions: int = 1
 def _inside(file: h5py.File, name: str, path: Path) -> Any:
     at: Any = file
     for part in name.split("/"):
-        if not isinstance(at, h5py.Group) or part not in at:
-            raise _damaged(path, f"it lacks `{name}`")
+        try:
+            kind = at.id.links.get_info(part.encode()).type
+        except (AttributeError, KeyError):  # of a data set, or no such name
+            raise _damaged(path, f"it lacks `{name}`") from None
         # A link could lead into any file that the reader may open.
-        if not isinstance(at.get(part, getlink=True), h5py.HardLink):
+        if kind != h5py.h5l.TYPE_HARD:
             raise _damaged(path, f"`{name}` is a link")
         at = at[part]
     return at

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import disk_errors, durable_tree, sha256, write_new
 from influcoder_lightning.store.failing_disk import Output
-from influcoder_lightning.tensors import tensor_blocks
+from influcoder_lightning.tensors import read_tensors, tensor_blocks
 
 _VALUES, _TENSORS, _WEIGHTS = "values.json", "tensors.safetensors", "text_encoder.pt"
 
@@ -70,8 +69,7 @@ def read_state(
         if _digest(folder) != digest:
             raise ValueError("its hash is not the one in the checkpoint")
         values = json.loads((folder / _VALUES).read_text())
-        # Copies: mapped tensors lie at odd addresses, where BLAS may round differently.
-        tensors = {name: value.clone() for name, value in load_file(folder / _TENSORS).items()}
+        tensors = read_tensors(folder / _TENSORS)
         path = folder / _WEIGHTS
         weights = torch.load(path, weights_only=True) if path.exists() else None
     except Exception as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from influcoder_lightning.capture.batches import BatchReader, TokenBatch
 from influcoder_lightning.capture.losses import IGNORE_INDEX
 from influcoder_lightning.random_streams import streams_kept
 
+log = logging.getLogger(__name__)
 _SAMPLED = 1024  # numbers of each weight matrix
+_SINCE_0_2 = ("base_model", "tokenizer")
 
 
 def fingerprint(value: Any) -> str:
@@ -31,7 +34,7 @@ def frozen_weights(model: nn.Module) -> str:
 
     1,024 values of each, rounded to bfloat16: another base model is seen, at the cost of a moment
     for any size, and the same one loaded in another precision counts as the same. Of a sharded
-    weight this process's part counts.
+    weight this process's part counts. A model has the same hash without PEFT around it.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -43,7 +46,8 @@ def frozen_weights(model: nn.Module) -> str:
         some = flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED].cpu()
         if some.is_floating_point():
             some = some.float().bfloat16().view(torch.int16)
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+        own = name.rpartition("base_model.model.")[2].replace(".base_layer", "")
+        digest.update(f"{own} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -57,6 +61,24 @@ def tokenizer_identity(tokenizer: Any) -> str:
             rules.pop(set_by_use, None)
     template = getattr(tokenizer, "chat_template", None)
     return fingerprint([rules, tokenizer.all_special_tokens, template])
+
+
+def as_kept(now: Mapping[str, Any], before: Any, where: object) -> dict[str, Any]:
+    """``now``, to be compared with ``before``, which was read ``where``.
+
+    Without the hashes that release 0.1 did not keep; a warning names them.
+    """
+    kept = before if isinstance(before, Mapping) else {}
+    unknown = [name for name in _SINCE_0_2 if name in now and name not in kept]
+    if kept and unknown:
+        log.warning(
+            "%s was begun by release 0.1, which did not keep %s: whether they are still the same "
+            "cannot be checked",
+            where,
+            ", ".join(unknown),
+        )
+        return {name: value for name, value in now.items() if name not in unknown}
+    return dict(now)
 
 
 def query_samples(batches: Iterable[Any], reader: BatchReader) -> str:

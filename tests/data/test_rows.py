@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influcoder_lightning import load_rows, row_ids, write_jsonl
+from influcoder_lightning.data import dataset_folder
 from influcoder_lightning.data.rows import unread_rows
 from influcoder_lightning.errors import ConfigError, DataError
 
@@ -156,6 +157,22 @@ def test_a_real_dataset_folder_opens(tmp_path):
     table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
     datasets.Dataset(table, fingerprint="f" * 16).save_to_disk(str(tmp_path / "set"))
     assert load_rows(tmp_path / "set") == rows
+
+
+def test_the_text_of_a_dataset_folder_is_bounded_by_its_size(tmp_path, monkeypatch):
+    """Up to the bound every row is read; the row that goes beyond it is named."""
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    rows = [{"prompt": "p" * 30, "response": "r" * i} for i in range(10)]
+    table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
+    datasets.Dataset(table, fingerprint="f" * 16).save_to_disk(str(tmp_path / "set"))
+    size = sum(path.stat().st_size for path in (tmp_path / "set").glob("*.arrow"))
+    text = sum(64 + len("promptresponse") + 30 + i for i in range(10))
+    monkeypatch.setattr(dataset_folder, "_TIMES", 2)
+    monkeypatch.setattr(dataset_folder, "_FREE", text - 2 * size)
+    assert load_rows(tmp_path / "set") == rows
+    monkeypatch.setattr(dataset_folder, "_FREE", text - 2 * size - 1)
+    with pytest.raises(DataError, match=f"row 9: the rows take more than {text - 1:,} bytes"):
+        load_rows(tmp_path / "set")
 
 
 def test_columns_that_json_does_not_know_are_written_in_a_form_that_it_does(tmp_path):

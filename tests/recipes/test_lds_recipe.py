@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def common(tmp_path_factory) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path, monkeypatch):
+def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "theirs.npy", rng.normal(size=(3, 12)))
     overrides = [
@@ -91,6 +92,13 @@ def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path,
     assert len(list(adapters.iterdir())) == len(again)
     assert not (other / "influence").exists()
     assert not (other / "removal.png").exists()
+
+    (tmp_path / "changed").mkdir()
+    model = running.other_weights(Path(common[0].partition("=")[2]), tmp_path / "changed")
+    words = [*overrides, "lds.n_subsets=5", f"model.name={model}"]
+    assert "other settings (base_model)" in running.error_of(capsys, "lds", folder, *words)
+    error = running.error_of(capsys, "lds", tmp_path / "third", *words, f"from={folder}")
+    assert "was valued with another base_model" in error
 
 
 def test_what_cannot_be_judged_is_refused_before_anything_is_trained(common, tmp_path, capsys):

@@ -145,6 +145,10 @@ def test_it_goes_on_where_it_stopped(finished, made, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(folder, *common(made), "train.lr=0.5")
     assert "made with other settings (train.lr: 0.001 then, 0.5 now)" in capsys.readouterr().err
+    (tmp_path / "changed").mkdir()
+    model = running.other_weights(made / "model", tmp_path / "changed")
+    error = running.error_of(capsys, "loop", folder, *common(made), f"model.name={model}")
+    assert "made with other settings (base_model: " in error
     (folder / "round_1" / "round.json").write_text("{")
     with pytest.raises(SystemExit):
         run(folder, *common(made))

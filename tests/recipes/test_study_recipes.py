@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import run
+from running import error_of, other_weights, run
 
 from influcoder_lightning import Ranking, write_jsonl
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer
@@ -49,7 +49,7 @@ def common(made: Path) -> list[str]:
 
 
 def test_fidelity_fills_the_whole_table_and_goes_on_where_it_stopped(
-    made, tmp_path, sentence_encoder
+    made, tmp_path, sentence_encoder, capsys
 ):
     sentence_encoder.save(str(tmp_path / "encoder"))
     sizes = [
@@ -88,8 +88,10 @@ def test_fidelity_fills_the_whole_table_and_goes_on_where_it_stopped(
     for name in ("fidelity.csv", "fidelity.png", "curve.png", "cascade.png", "report.html"):
         assert (folder / name).stat().st_size > 0
     assert not (folder / "work").exists()
-    with pytest.raises(SystemExit):
-        run("fidelity", folder, *overrides, "seeds=[0]", "train.lr=0.1")
+    model = other_weights(made / "model", tmp_path)
+    for change in ("train.lr=0.1", f"model.name={model}"):
+        error = error_of(capsys, "fidelity", folder, *overrides, "seeds=[0]", change)
+        assert "measured with other settings" in error
 
 
 def test_fidelity_refuses_what_it_cannot_measure(made, tmp_path, capsys):
@@ -136,5 +138,8 @@ def test_icp_is_resumed_without_a_difference(made, tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         run("icp", tmp_path / "cut", *overrides, "icp.template='{prompt} {response}'")
     assert "another template" in capsys.readouterr().err
+    model = other_weights(made / "model", tmp_path)
+    error = error_of(capsys, "icp", tmp_path / "cut", *overrides, f"model.name={model}")
+    assert "a run with another base_model" in error
     run("select", tmp_path / "selected", f"from={tmp_path / 'cut'}", "select.k=7")
     assert len((tmp_path / "selected" / "selected.jsonl").read_text().splitlines()) == 7

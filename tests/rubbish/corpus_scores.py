@@ -316,6 +316,15 @@ CASES = [
         "no ranking.csv|no regular file",
         RankingError,
     ),
+    Case(
+        "scores.npy",
+        "an array that lies in a hole",
+        sparse_of("scores.npy", 128 + 2**28, shaped(f"({2**28},)", "'|i1'")),
+        load_scores,
+        "declares 268,435,584 bytes, of which",
+        RankingError,
+        where="scores.npy",
+    ),
     Case("scores", "no suffix", file_of("s", b"1"), load_scores, "unknown kind", RankingError),
     _case(
         ".json",

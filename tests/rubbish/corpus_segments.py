@@ -49,8 +49,8 @@ def run_file(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Path]:
         path = place / "segments" / "run.json"
         description = json.loads(path.read_text())
         changed = change(description)
-        text = changed if isinstance(changed, str) else json.dumps(description)
-        path.write_text(text)
+        text = changed.encode() if isinstance(changed, str) else sealed_line(description)
+        path.write_bytes(text)
         return place
 
     return make

@@ -33,6 +33,7 @@ from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.run_folder import absolute_paths, continue_run
 from influcoder_lightning.run.saved_config import as_yaml, load_config
 from influcoder_lightning.run.settings import resolved
+from influcoder_lightning.store.chain import checked_line
 
 Files = dict[str, bytes]
 
@@ -74,7 +75,9 @@ def _killed() -> Files:
     with tempfile.TemporaryDirectory() as folder:
         place = corpus_segments.killed(Path(folder))
         paths = [path for path in place.rglob("*") if path.is_file()]
-        return {str(path.relative_to(place)): path.read_bytes() for path in paths}
+        files = {str(path.relative_to(place)): path.read_bytes() for path in paths}
+    description, _ = checked_line(files["segments/run.json"].strip())  # damage is to get behind it
+    return files | {"segments/run.json": json.dumps(description).encode()}
 
 
 def _recovered(folder: Path) -> Any:

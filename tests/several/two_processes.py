@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from conftest import FineTuning, loader, tiny_peft, tokens, trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from influcoder_lightning import InfluenceCallback
 from influcoder_lightning.valuation.recorder import Recorder
@@ -38,6 +40,17 @@ class Sharded(FineTuning):
         for layer in layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
+
+
+class DiesAt(Callback):
+    """The second process is gone, without a word, when so many steps are done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step == self.step:
+            os._exit(9)
 
 
 def fail_on_the_second_process() -> None:
@@ -63,7 +76,8 @@ def main(folder: Path, kind: str, options: dict) -> None:
     torch.manual_seed(0)
     module = (Sharded if kind == "fsdp2" else FineTuning)(tiny_peft())
     n_samples, ckpt = options.pop("n_samples", 16), options.pop("ckpt", None)
-    epochs, save = options.pop("epochs", 1), options.pop("save", False)
+    epochs, save = options.pop("epochs", 1), options.pop("save", None)
+    dies_at = options.pop("dies_at", None)
     settings = {"sketch_dim": 256, "code_dim": 8, "keep_sketches": True} | options
     queries = settings.pop("queries", True)
     if queries == "hook":
@@ -74,16 +88,22 @@ def main(folder: Path, kind: str, options: dict) -> None:
         fail_on_the_second_process()
         settings.pop("trouble")
     callback = InfluenceCallback(str(folder / "store"), **settings)
-    callbacks = [callback, *([ModelCheckpoint(folder)] if save else [])]
+    callbacks: list[Callback] = [callback]
+    if save is not None:
+        callbacks.append(ModelCheckpoint(folder, every_n_train_steps=save, save_top_k=-1))
+    if dies_at is not None:
+        callbacks.append(DiesAt(dies_at))
     run = trainer(
         folder,
         callbacks,
         devices=2,
         strategy=strategy,
         max_epochs=epochs,
-        enable_checkpointing=save,
+        enable_checkpointing=save is not None,
     )
-    run.fit(module, loader(tokens(n_samples, seed=51), 4, shuffle=False), ckpt_path=ckpt)
+    plain = loader(tokens(n_samples, seed=51), 4)
+    batches = StatefulDataLoader(plain.dataset, batch_size=4, collate_fn=plain.collate_fn)
+    run.fit(module, batches if save else plain, ckpt_path=ckpt)
     if run.is_global_zero:
         (folder / "done").write_text(f"{run.global_step} steps")
 

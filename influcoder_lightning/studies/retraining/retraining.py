@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole
+from influcoder_lightning.valuation.fingerprint import as_kept
 
 log = logging.getLogger(__name__)
 SETTINGS = "settings.json"
@@ -77,7 +78,7 @@ class RetrainedModels:
         if not path.exists():
             with durable_path(path) as part:
                 part.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
-        elif different := _differences(_read_json(path), self._settings):
+        elif different := _differences(path, self._settings):
             raise ConfigError(
                 f"{folder} holds models of other settings ({', '.join(different)}). Choose another "
                 "hydra.run.dir or lds.models, or repeat those settings."
@@ -179,7 +180,9 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged ({error}); delete it to train anew.") from error
 
 
-def _differences(old: object, new: Mapping[str, object]) -> list[str]:
+def _differences(path: Path, settings: Mapping[str, object]) -> list[str]:
+    old = _read_json(path)
     if not isinstance(old, dict):
         return ["no settings in it"]
+    new = as_kept(settings, old, path)
     return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

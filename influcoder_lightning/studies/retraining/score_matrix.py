@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influcoder_lightning.errors import RankingError
-from influcoder_lightning.files import why_no_file
-from influcoder_lightning.influence.score_files import load_scores
+from influcoder_lightning.influence.score_files import load_scores, mapped_array
 from influcoder_lightning.studies.retraining.truth import Truth
 
 
@@ -31,21 +30,14 @@ def load_matrix(path: Path, truth: Truth) -> NDArray[np.float64]:
                 )
             return _whole(path, np.tile(ranking.scores, (len(truth.query_ids), 1)))
         return truth.scores_of(ranking)
-    if why := why_no_file(path):
-        raise RankingError(f"{path}: {why}; give a score file")
-    try:
-        values = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise RankingError(f"{path} cannot be read as numbers: {error}") from error
+    values = mapped_array(path)
     shape = (len(truth.query_ids), len(truth.sample_ids))
-    if values.ndim == 1 and len(values) == shape[1]:
-        values = np.tile(values, (shape[0], 1))
-    if values.shape != shape:
+    if values.dtype.kind not in "fiub" or values.shape not in (shape, shape[1:]):
         raise RankingError(
-            f"{path} has the shape {values.shape}; the study has {shape[0]} queries and {shape[1]} "
-            "samples"
+            f"{path} holds {values.dtype} of shape {values.shape}; the study has {shape[0]} "
+            f"queries and {shape[1]} samples"
         )
-    return _whole(path, values)
+    return _whole(path, np.broadcast_to(values, shape).astype(np.float64))
 
 
 def _whole(path: Path, values: NDArray[np.float64]) -> NDArray[np.float64]:

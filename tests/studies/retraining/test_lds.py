@@ -154,11 +154,15 @@ def test_score_matrices_from_elsewhere(tmp_path):
     np.save(tmp_path / "d.npy", effects[:, 1:])
     np.save(tmp_path / "e.npy", np.full((M, N), np.nan))
     np.save(tmp_path / "f.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with (tmp_path / "h.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(file, header)
     for name, message in (
         ("d.npy", "the study has 5 queries and 24 samples"),
         ("e.npy", "not finite"),
         ("f.npy", "cannot be read"),
         ("g.npy", "no such file"),
+        ("h.npy", "cannot be read"),
     ):
         with pytest.raises(RankingError, match=message):
             load_matrix(tmp_path / name, truth)
