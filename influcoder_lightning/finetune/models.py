@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,10 @@ from influcoder_lightning.files import why_no_file, why_no_model
 from influcoder_lightning.finetune import saved_adapter
 from influcoder_lightning.random_streams import streams_kept
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def device() -> torch.device:
     """Where the recipes compute: the accelerator, else the CPU."""
@@ -20,7 +24,7 @@ def device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load_tokenizer(name: str, option: str = "model.name") -> Any:
+def load_tokenizer(name: str, option: str = "model.name") -> PreTrainedTokenizerBase:
     """A tokenizer with a pad token, by hub name or local folder.
 
     Args:
@@ -64,7 +68,7 @@ def load_base_model(name: str) -> Any:
         raise ConfigError(_not_loadable("model", name, error)) from error
 
 
-def add_lora(model: Any, lora: Mapping[str, Any], seed: int = 0) -> Any:
+def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> PeftModel:
     """The model with a fresh LoRA, in train mode (from_pretrained leaves eval mode).
 
     Args:
@@ -94,12 +98,12 @@ def add_lora(model: Any, lora: Mapping[str, Any], seed: int = 0) -> Any:
     return adapted.train()
 
 
-def load_model(name: str, lora: Mapping[str, Any], seed: int = 0) -> Any:
+def load_model(name: str, lora: Mapping[str, Any], seed: int = 0) -> PeftModel:
     """`load_base_model`, then `add_lora`."""
     return add_lora(load_base_model(name), lora, seed)
 
 
-def load_adapter(model: Any, folder: str | Path) -> Any:
+def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     """The model with a LoRA that was saved before, trainable.
 
     Which modules it adapts is read from its weights, so that no regular expression of the file's

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from influcoder_lightning.finetune.models import add_lora, load_adapter
 from influcoder_lightning.finetune.training import train
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class Retraining:
@@ -24,13 +28,15 @@ class Retraining:
         options: keyword arguments of `train`, but for those of `run`.
     """
 
-    def __init__(self, base: Any, lora: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, base: PreTrainedModel, lora: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
         self._base, self._lora, self._options = base, lora, options
-        self._last: Any = None
+        self._last: PeftModel | None = None
 
     def run(
         self, dataset: Dataset, steps: int, seed: int, callbacks: Sequence[Callback] = ()
-    ) -> Any:
+    ) -> PeftModel:
         """The base model with a fresh LoRA, trained on a dataset.
 
         Args:
@@ -47,7 +53,7 @@ class Retraining:
         options = {**self._options, "steps": steps, "seed": seed, "callbacks": callbacks}
         return train(self._last, dataset, **options)
 
-    def load(self, adapter: str | Path) -> Any:
+    def load(self, adapter: str | Path) -> PeftModel:
         """The base model with the LoRA of an earlier run.
 
         Raises:
@@ -56,7 +62,7 @@ class Retraining:
         self._last = load_adapter(self._take_base(), adapter)
         return self._last
 
-    def _take_base(self) -> Any:
+    def _take_base(self) -> PreTrainedModel:
         """The base model without a LoRA."""
         if self._last is not None:
             self._base, self._last = self._last.unload(), None

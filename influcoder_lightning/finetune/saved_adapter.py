@@ -13,9 +13,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from influcoder_lightning.files import read_whole
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_BYTES = 2**20
@@ -38,7 +41,7 @@ _WHICH = frozenset(
 _FLAGS = ("fan_in_fan_out", "use_rslora", "use_dora", "lora_bias", "ensure_weight_tying")
 
 
-def lora_config(folder: Path, modules: Collection[str]) -> Any:
+def lora_config(folder: Path, modules: Collection[str]) -> LoraConfig:
     """PEFT's ``LoraConfig`` of a saved adapter, naming the modules that its weights are of.
 
     Args:
@@ -95,7 +98,7 @@ def ranks_of(path: Path) -> tuple[dict[str, int], list[str]]:
     return ranks, names
 
 
-def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _options(settings: Mapping[str, object]) -> dict[str, Any]:
     """The settings that matter, each of its kind."""
     options: dict[str, Any] = {name: _flag(settings, name) for name in _FLAGS}
     options |= {
@@ -114,7 +117,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_others(
-    settings: Mapping[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
+    settings: Mapping[str, object], options: Collection[str], defaults: Mapping[str, object]
 ) -> None:
     """Refuse settings that would make another adapter of it, and those of tomorrow's PEFT."""
     for key, value in settings.items():
@@ -126,14 +129,14 @@ def _refuse_others(
             )
 
 
-def _flag(settings: Mapping[str, Any], name: str) -> bool:
+def _flag(settings: Mapping[str, object], name: str) -> bool:
     value = settings.get(name) or False
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r:.60} is neither true nor false")
     return value
 
 
-def _number(name: str, value: Any) -> int | float:
+def _number(name: str, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_sane(value):
         raise ValueError(f"{name}={value!s:.60} is no number that a LoRA could have")
     return value
@@ -143,7 +146,7 @@ def _is_sane(value: int | float) -> bool:
     return math.isfinite(value) and 0 <= value <= 2**24
 
 
-def _init(value: Any) -> bool | str:
+def _init(value: object) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and _INIT.fullmatch(value)):
         return value
     raise ValueError(
@@ -152,11 +155,11 @@ def _init(value: Any) -> bool | str:
     )
 
 
-def _pattern(name: str, value: Any) -> dict[str, int | float]:
+def _pattern(name: str, value: object) -> dict[str, int | float]:
     """Numbers by names of modules: PEFT compiles the names, and some would run for ever."""
-    if not isinstance(value or {}, dict):
+    pattern = value or {}
+    if not isinstance(pattern, dict):
         raise ValueError(f"{name}={value!r:.60} must hold numbers by names of modules")
-    pattern = dict(value or {})
     if len(pattern) > _MOST_PATTERNS:
         raise ValueError(f"{name} has more than {_MOST_PATTERNS} entries")
     for key, number in pattern.items():
@@ -165,7 +168,7 @@ def _pattern(name: str, value: Any) -> dict[str, int | float]:
     return pattern
 
 
-def _check_name(where: str, name: Any) -> None:
+def _check_name(where: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"{where} has {name!r:.60} where the name of a module belongs; regular expressions of "
@@ -191,7 +194,7 @@ def _names(key: str, module: str) -> bool:
     return module == key or module.endswith(f".{key}")
 
 
-def _check_saved(saved: Any, tensors: Collection[str]) -> None:
+def _check_saved(saved: object, tensors: Collection[str]) -> None:
     """Refuse modules that would be copied without weights of theirs being there."""
     if saved is None:
         return

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -28,6 +28,7 @@ from influcoder_lightning.finetune.models import device
 from influcoder_lightning.random_streams import streams_kept
 
 log = logging.getLogger(__name__)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class LoraFineTuning(LightningModule):
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
         self.strict_loading = False  # checkpoints hold the trained weights only
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Hugging Face's own loss: the mean over all response tokens of the batch."""
         loss: Tensor = self.model(
             input_ids=batch["input_ids"],
@@ -124,7 +125,7 @@ def steps_of_epochs(n_rows: int, epochs: float, batch_size: int, accumulate: int
 
 
 def train(
-    model: Any,
+    model: _Model,
     dataset: Dataset,
     *,
     steps: int,
@@ -139,7 +140,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     checkpoints: Checkpoints | None = None,
-) -> Any:
+) -> _Model:
     """Train the LoRA of a model, in place, for a fixed number of optimizer steps.
 
     The data is shuffled anew for each epoch by ``seed`` and read as often as the steps need. The
@@ -202,7 +203,7 @@ def _trainer(**options: Any) -> Trainer:
         raise ConfigError(f"train.precision={options['precision']!r}: {error}") from error
 
 
-def evaluate(model: Any, dataset: Dataset, batch_size: int = 32) -> float:
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 32) -> float:
     """Mean loss over all response tokens of a dataset, in nats; not the mean of batch means.
 
     Runs on the accelerator where there is one. Modes of the modules are put back.
