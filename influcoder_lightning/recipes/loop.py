@@ -290,7 +290,7 @@ def settings_of(materials: Materials) -> dict[str, Any]:
     }
 
 
-def _facts(found: dict[str, Any]) -> Facts:
+def _facts(found: LoopResult) -> Facts:
     best = found["rounds"][found["best_round"]]
     rounds = f"best is round {found['best_round']} of {len(found['rounds']) - 1}"
     facts = {"loop": f"{rounds}, {best['n_kept']:,} samples kept; {found['stopped']}"}

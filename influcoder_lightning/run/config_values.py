@@ -119,7 +119,7 @@ def check_kinds(cfg: Settings | DictConfig, where: str = "") -> None:
     _check_seeds(content.get("seeds"), where)
 
 
-def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, object]]:
     for name, value in node.items_ex(resolve=False):
         key = f"{prefix}{name!s}"
         if isinstance(value, DictConfig):
@@ -128,7 +128,7 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _value(content: Any, key: str) -> tuple[Any, str | None]:
+def _value(content: object, key: str) -> tuple[object, str | None]:
     """The value of a key; or the section that should hold it and is none."""
     path = key.split(".")
     for place, name in enumerate(path):
@@ -138,7 +138,7 @@ def _value(content: Any, key: str) -> tuple[Any, str | None]:
     return content, None
 
 
-def _check(key: str, value: Any, default: Any, where: str) -> None:
+def _check(key: str, value: Any, default: object, where: str) -> None:
     if key in ("a", "b", "seeds", "select.quota", "lds.scores"):  # checked where they are used
         return
     kinds = _KINDS.get(key) or _kinds_of(default)
@@ -164,14 +164,14 @@ def _check(key: str, value: Any, default: Any, where: str) -> None:
             raise ConfigError(f"{where}{_shown(key, value)} must be at most {most}.")
 
 
-def _kinds_of(default: Any) -> tuple[str, ...]:
+def _kinds_of(default: object) -> tuple[str, ...]:
     for kind, types in ((_FLAG, bool), (_WHOLE, int), (_NUMBER, float), (_TEXT, str)):
         if isinstance(default, types):
             return (kind,)
     return (_LIST,) if OmegaConf.is_list(default) else ()
 
 
-def _is(value: Any, kind: str) -> bool:
+def _is(value: object, kind: str) -> bool:
     if kind == _FLAG or isinstance(value, bool):
         return kind == _FLAG and isinstance(value, bool)
     if kind == _NUMBER:
@@ -191,7 +191,7 @@ def _check_text(key: str, value: str, where: str) -> None:
         raise ConfigError(f"{where}{key}={value!r:.100} has a NUL byte; remove it.")
 
 
-def _check_seeds(seeds: Any, where: str) -> None:
+def _check_seeds(seeds: object, where: str) -> None:
     wrong = not isinstance(seeds, list) or not all(
         _is(seed, _WHOLE) and 0 <= seed <= _MOST["seed"] for seed in seeds
     )
@@ -201,5 +201,5 @@ def _check_seeds(seeds: Any, where: str) -> None:
         )
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(key: str, value: object) -> str:
     return f"{key}={str(value)[:100]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from influcoder_lightning.valuation.fingerprint import as_kept
 
 
 def read_part(
-    path: Path, settings: dict[str, Any], keys: Collection[str], *, replace: bool = False
+    path: Path, settings: Mapping[str, object], keys: Collection[str], *, replace: bool = False
 ) -> dict[str, Any] | None:
     """What `write_part` kept, or None where that part is not finished.
 
@@ -48,7 +48,7 @@ def read_part(
     return content
 
 
-def write_part(path: Path, settings: dict[str, Any], content: dict[str, Any]) -> None:
+def write_part(path: Path, settings: Mapping[str, object], content: Mapping[str, object]) -> None:
     """Keep a finished part; on return it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable_path(path) as unfinished:
@@ -56,7 +56,7 @@ def write_part(path: Path, settings: dict[str, Any], content: dict[str, Any]) ->
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> str:
+def _first_difference(before: object, now: object, name: str = "") -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *before]:
             if key not in before or key not in now or before[key] != now[key]:

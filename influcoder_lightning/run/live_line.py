@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import sys
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
@@ -102,7 +102,7 @@ class _Figures(ProgressColumn):
         return Text("  ".join(parts))
 
 
-def _streams() -> tuple[Any, ...]:
+def _streams() -> tuple[TextIO, ...]:
     return tuple(s for s in (sys.__stdout__, sys.__stderr__) if s is not None and s.isatty())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -52,7 +51,7 @@ def close_loggers() -> None:
     _open.clear()
 
 
-def _logger(name: str, node: Any, folder: Path) -> Logger:
+def _logger(name: str, node: object, folder: Path) -> Logger:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"logger.{name} is no logger: give logger=csv, tensorboard, wandb or several, like "

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -20,12 +20,15 @@ from influcoder_lightning.data.tokenization import TruncationReport, collate_sam
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
 from influcoder_lightning.finetune.training import steps_of_epochs
-from influcoder_lightning.ids import first_few
+from influcoder_lightning.ids import SampleId, first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.settings import Settings, resolved
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.valuation.fingerprint import frozen_weights, tokenizer_identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +38,13 @@ class Split:
     """Rows with their ids and tokens; rows without a response token are left out."""
 
     rows: list[Row]
-    ids: list[Any]
+    ids: list[SampleId]
     dataset: Dataset
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def subset(self, ids: Iterable[Any]) -> Dataset:
+    def subset(self, ids: Iterable[object]) -> Dataset:
         """The tokenised rows of some ids; all rows of an id that several share.
 
         Raises:
@@ -77,7 +80,7 @@ class Materials:
         self.cfg, self.recipe = resolved(cfg), recipe
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """With a pad token."""
         name = require(self.cfg, "model.name", self.recipe)
         with stage("loading the tokenizer"):
@@ -171,7 +174,7 @@ class Materials:
 
     def _split(self, name: str, rows: Sequence[Row]) -> Split:
         template = self.cfg.model.template or default_template(self.tokenizer)
-        ids: list[Any] = list(row_ids(rows))
+        ids: list[SampleId] = list(row_ids(rows))
         with stage(f"tokenising {name}") as done:
             dataset = tokenize_rows(rows, self.tokenizer, template, self.cfg.train.max_length, ids)
             done.result = _counts(dataset.report)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.report.findings.comparison import Comparison
 from influcoder_lightning.run.recipe import Facts, Output
 from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE
 from influcoder_lightning.spreadsheet import from_cell
@@ -22,7 +22,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def arm_facts(found: Mapping[str, Any]) -> Facts:
+def arm_facts(found: Comparison) -> Facts:
     """The held-out losses of all arms of a comparison."""
     facts = {
         "held-out loss": f"nats per response token, {found['seeds']} seeds, 95 % interval",

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.printable import printable
@@ -100,7 +103,7 @@ class ShowSteps(Callback):
         self._show, self._before, self._what = show, before, what
         self._shown = 0.0
 
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Move the bar; metrics are read a few times a second, since that waits for a GPU."""
         note = None
         if self._show.watched and monotonic() - self._shown > _REFRESH:
@@ -108,13 +111,13 @@ class ShowSteps(Callback):
             note = "  ".join(filter(None, [self._what, *newest_metrics(trainer.callback_metrics)]))
         self._show(self._before + trainer.global_step, note)
 
-    def on_train_end(self, trainer: Any, *_: Any) -> None:
+    def on_train_end(self, trainer: Any, *_: object) -> None:
         """Say what the callbacks do now."""
         if any(isinstance(callback, InfluenceCallback) for callback in trainer.callbacks):
             self._show(self._before + trainer.global_step, "last query gradients, writing store")
 
 
-def newest_metrics(metrics: Mapping[str, Any]) -> list[str]:
+def newest_metrics(metrics: Mapping[str, Tensor | float]) -> list[str]:
     """What `LoraFineTuning` and `InfluenceCallback` have logged last, in few words.
 
     Example:
@@ -132,13 +135,13 @@ class Watched:
         show: gets the number of batches read.
     """
 
-    def __init__(self, loader: Any, show: Callable[[int], Any]) -> None:
+    def __init__(self, loader: DataLoader, show: Callable[[int], object]) -> None:
         self._loader, self._show = loader, show
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         for number, batch in enumerate(self._loader, 1):
             yield batch
             self._show(number)

@@ -22,7 +22,7 @@ _FREE = {
 _SECTIONS = ("model", "data", "train", "lora", "optimizer", "scheduler")
 
 
-def depends_on(materials: Materials) -> dict[str, Any]:
+def depends_on(materials: Materials) -> dict[str, object]:
     """Name -> value of all that decides on the rows, as `InfluenceCallback.depends_on` gives it.
 
     Rows and tokenizer by their content, in order; settings of the model, the data, the training and
@@ -30,7 +30,7 @@ def depends_on(materials: Materials) -> dict[str, Any]:
     elsewhere is another run, and what is told of it (`config.yaml`, the report) has one number.
     """
     cfg, query = materials.cfg, materials.query
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "data.pool": materials.pool.fingerprint(),
         "data.query": None if query is None else query.fingerprint(),
         "tokenizer": tokenizer_identity(materials.tokenizer),
@@ -54,7 +54,7 @@ class RecipeValuation(InfluenceCallback):
         options: of `InfluenceCallback`.
     """
 
-    def __init__(self, facts: Mapping[str, Any], dirpath: str, **options: Any) -> None:
+    def __init__(self, facts: Mapping[str, object], dirpath: str, **options: Any) -> None:
         super().__init__(dirpath, **options)
         self._facts = dict(facts)
 

@@ -148,7 +148,7 @@ def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
     return cfg
 
 
-def _absolute(key: str, value: Any, home: bool) -> str:
+def _absolute(key: str, value: object, home: bool) -> str:
     try:
         path = Path(str(value))
         return str((path.expanduser() if home else path).absolute())

@@ -33,7 +33,7 @@ _Scanner = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, wh
 _BESIDE = ("facts", "complete", "versions", "command", "logger")
 
 
-def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: Any) -> None:
+def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: object) -> None:
     """Write ``config.yaml``: every key, the command, library versions, and ``facts``.
 
     Args:
@@ -56,7 +56,7 @@ def save_config(cfg: Settings, folder: Path, complete: bool = True, **facts: Any
         part.write_text(as_yaml(content), encoding="utf-8")
 
 
-def begin_config(cfg: Settings, folder: Path, **facts: Any) -> None:
+def begin_config(cfg: Settings, folder: Path, **facts: object) -> None:
     """Write ``config.yaml`` of a run that begins.
 
     That of a run that has got behind its checks here stays, until this one is behind its own.
@@ -73,7 +73,7 @@ def _has_begun(folder: Path) -> bool:
     return bool(before.complete or before.facts)
 
 
-def as_yaml(content: Any) -> str:
+def as_yaml(content: object) -> str:
     """Plain data as YAML that `read_config` and OmegaConf give back as it was; without aliases."""
     text: str = yaml.dump(
         plain(content),
@@ -88,7 +88,7 @@ def as_yaml(content: Any) -> str:
 class _Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
     """OmegaConf's, which quotes what its own reader would take for a number."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         """An object that occurs twice is written twice."""
         return True
 
@@ -163,7 +163,7 @@ def _refuse_growth(text: str) -> None:
             raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
 
 
-def _refuse_objects(content: Any) -> None:
+def _refuse_objects(content: object) -> None:
     """Dates, bytes and sets, which YAML knows and no setting is."""
     if isinstance(content, dict):
         for key, value in content.items():

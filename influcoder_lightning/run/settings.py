@@ -37,10 +37,10 @@ class Settings(dict[Any, Any]):
         except KeyError:
             raise AttributeError(f"no key {name!r} among {', '.join(map(str, self))}") from None
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         self[name] = value
 
-    def __setitem__(self, name: Any, value: Any) -> None:
+    def __setitem__(self, name: object, value: object) -> None:
         super().__setitem__(name, _copied(value))
 
     def copy(self) -> Settings:
@@ -54,7 +54,7 @@ class Settings(dict[Any, Any]):
             node = node.get(name) if isinstance(node, Mapping) else None
         return node
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: object) -> None:
         """Set the value of a dotted key; sections that are not there are made."""
         *path, last = key.split(".")
         node = self
@@ -88,7 +88,7 @@ def resolved(cfg: Settings | DictConfig, where: str = "") -> Settings:
     return Settings(content)
 
 
-def plain(node: Any) -> Any:
+def plain(node: object) -> Any:
     """A section of the settings as dicts and lists of Python's own, which share nothing with it."""
     if isinstance(node, DictConfig):
         return plain(resolved(node))
@@ -99,7 +99,7 @@ def plain(node: Any) -> Any:
     return node
 
 
-def literal(content: Any) -> Any:
+def literal(content: object) -> object:
     """Plain data for Hydra, who would interpolate it: text that it reads as it is."""
     if isinstance(content, dict):
         return {key: literal(value) for key, value in content.items()}
@@ -110,7 +110,7 @@ def literal(content: Any) -> Any:
     return content
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> object:
     if isinstance(value, Mapping):
         return Settings(value)
     if isinstance(value, list | tuple):
