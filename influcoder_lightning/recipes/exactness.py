@@ -211,5 +211,5 @@ def _sketch(cfg: Settings, model: Any, sample: Mapping[str, Any]) -> Tensor:
     sketch = torch.zeros((1, projector.dim), device=device, dtype=torch.float32)
     for linear, gradient in zip(linears, found, strict=True):
         if gradient is not None:
-            projector.add(sketch, linear, gradient.float()[None].contiguous())
+            projector.add(sketch, linear, gradient.float().reshape(1, *linear.shape))
     return sketch[0].cpu()

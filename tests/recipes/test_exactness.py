@@ -48,8 +48,10 @@ def proof(monkeypatch, tmp_path):
     return run
 
 
-def test_every_way_to_train_is_in_the_table_and_exact(proof, caplog):
+@pytest.mark.parametrize("bias", [False, True])
+def test_every_way_to_train_is_in_the_table_and_exact(proof, monkeypatch, caplog, bias):
     caplog.set_level("INFO", logger=exactness.__name__)
+    monkeypatch.setattr(exactness, "load_model", lambda *_: tiny_peft(lora_bias=bias))
     ways = proof()
     assert {(w["rows"], w["checkpointing"]) for w in ways} == {
         ("padded", False), ("padded", True), ("packed", False), ("packed", True)
@@ -59,12 +61,9 @@ def test_every_way_to_train_is_in_the_table_and_exact(proof, caplog):
 
 
 def test_a_model_that_no_way_to_train_can_value_is_an_error(proof, monkeypatch):
-    def unknown(*_):
-        model = tiny_peft(lora_bias=True)
-        return model
-
-    monkeypatch.setattr(exactness, "load_model", unknown)
-    with pytest.raises(CaptureError, match=r"no way to train can be captured: .*lora_bias"):
+    targets = ["q_proj", "embed_tokens"]
+    monkeypatch.setattr(exactness, "load_model", lambda *_: tiny_peft(target_modules=targets))
+    with pytest.raises(CaptureError, match=r"no way to train can be captured: .*Embedding"):
         proof()
 
 
