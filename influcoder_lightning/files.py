@@ -87,6 +87,8 @@ def disk_errors(what: str, hint: str) -> Iterator[None]:
     """
     try:
         yield
+    except StoreError:  # in words already
+        raise
     except Exception as error:
         full = os.strerror(errno.ENOSPC) in str(error) or f"os error {errno.ENOSPC}" in str(error)
         if not full and not isinstance(error, OSError):

@@ -120,7 +120,9 @@ def _inside(file: h5py.File, name: str, path: Path) -> Any:
     for part in name.split("/"):
         try:
             kind = at.id.links.get_info(part.encode()).type
-        except (AttributeError, KeyError):  # of a data set, or no such name
+        except (AttributeError, KeyError, RuntimeError) as error:  # of a data set, or no such name
+            if isinstance(error, RuntimeError) and "name doesn't exist" not in str(error):
+                raise  # the file could not be read: it may well have it
             raise _damaged(path, f"it lacks `{name}`") from None
         # A link could lead into any file that the reader may open.
         if kind != h5py.h5l.TYPE_HARD:

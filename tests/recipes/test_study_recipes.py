@@ -89,6 +89,7 @@ def test_fidelity_fills_the_whole_table_and_goes_on_where_it_stopped(
         assert (folder / name).stat().st_size > 0
     assert not (folder / "work").exists()
     model = other_weights(made / "model", tmp_path)
+    capsys.readouterr()
     for change in ("train.lr=0.1", f"model.name={model}"):
         error = error_of(capsys, "fidelity", folder, *overrides, "seeds=[0]", change)
         assert "measured with other settings" in error
