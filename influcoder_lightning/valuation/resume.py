@@ -127,7 +127,9 @@ def rewind(
     n_segments = [state["n_segments"] for state in states]
     rows = [state["n_rows"] for state in states]
     same = states[0]["generation"] == found["generation"]
-    if same and all(len(p.segments) >= n for p, n in zip(parts, n_segments, strict=True)):
+    # A run that ended has no base any more, and a state of it may need no segment.
+    based = found["base_rows"] is None or (folder / SEGMENTS / BASE).exists()
+    if same and based and all(len(p.segments) >= n for p, n in zip(parts, n_segments, strict=True)):
         for part, n in zip(parts, n_segments, strict=True):
             for segment in part.segments[:n]:
                 part.verified(segment)

@@ -167,5 +167,22 @@ class Runs(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+def test_a_state_without_rows_of_its_own_is_gone_back_to_twice():
+    """Found by the machine below: the rows before the state had been in a file that was gone."""
+    run = Runs()
+    run.start()
+    run.rows(2)
+    run.checkpoint()
+    run.end()
+    run.resume(newest=True)
+    run.checkpoint()
+    run.end()
+    run.resume(newest=True)
+    run.rows(1)
+    run.end()
+    run.open()
+    run.teardown()
+
+
 Runs.TestCase.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
 test_any_sequence_of_what_happens_to_a_run = Runs.TestCase
