@@ -1,12 +1,14 @@
-"""The reference of the configuration, made from `conf/` while the site is built.
+"""The reference of the configuration, made from its declaration and `conf/` for the site.
 
 A page says where: a line `<!-- generated: keys -->` becomes every key with its default, its
-comment and the recipes that set it; `<!-- generated: recipes -->` every recipe with the comment at
+help and the recipes that set it; `<!-- generated: recipes -->` every recipe with the comment at
 its head.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from influcoder_lightning.configuration.key import keys, sections
+from influcoder_lightning.configuration.sections import Config
 from influcoder_lightning.run.config import RECIPES
 
 if TYPE_CHECKING:
@@ -88,24 +92,24 @@ def heading(path: Path) -> list[str]:
 
 
 def keys_page() -> str:
-    """Markdown: every key of `config.yaml`, then those of the other groups."""
+    """Markdown: every key of the command, then those of the other groups."""
     recipes = {name: read(CONF / "recipe" / f"{name}.yaml") for name in RECIPES}
     overrides: dict[str, list[str]] = {}
-    for recipe, keys in recipes.items():
-        for leaf in (leaf for key in keys for leaf in key.leaves()):
+    for recipe, found in recipes.items():
+        for leaf in (leaf for key in found for leaf in key.leaves()):
             overrides.setdefault(leaf.name, []).append(f"{recipe}: `{leaf.value}`")
+    declared = [Key(key.name, as_written(key.default), key.help) for key in keys(Config)]
     parts = ["## Single keys", ""]
-    sections = []
-    for key in read(CONF / "config.yaml"):
-        if key.value is None:
-            sections += [
-                f"## {key.name}",
-                "",
-                *([_escaped(key.comment), ""] if key.comment else []),
-            ]
-            sections += [line for leaf in key.leaves() for line in _entry(leaf, overrides)]
-        else:
+    for key in declared:
+        if "." not in key.name:
             parts += _entry(key, overrides)
+    for name, section in sections(Config):
+        if "." in name:  # beside the other keys of its section
+            continue
+        parts += [f"## {name}", "", _escaped(inspect.cleandoc(section.__doc__ or "")), ""]
+        for key in declared:
+            if key.name.startswith(f"{name}."):
+                parts += _entry(key, overrides)
     groups = []
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
         if folder.name in ("recipe", "__pycache__") or not list(folder.glob("*.yaml")):
@@ -119,7 +123,7 @@ def keys_page() -> str:
                 for leaf in key.leaves()
                 for line in _entry(leaf, {})
             ]
-    return "\n".join([*parts, *sections, *groups])
+    return "\n".join([*parts, *groups])
 
 
 def recipes_page() -> str:
@@ -140,6 +144,14 @@ def recipes_page() -> str:
             parts += ["", "Sets " + ", ".join(f"`{key.name}={key.value}`" for key in keys) + "."]
         parts.append("")
     return "\n".join(parts)
+
+
+def as_written(default: object) -> str:
+    """A default as the command line takes it."""
+    if isinstance(default, str) and "\n" in default:
+        return json.dumps(default)
+    text = yaml.safe_dump(default, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _entry(key: Key, overrides: dict[str, list[str]]) -> list[str]:

@@ -46,13 +46,6 @@ def resolve_function(function: Any, option: str) -> Any:
         ) from error
 
 
-def check_positive(**values: Any) -> None:
-    """Raise ``MisconfigurationException`` for a value that is no positive integer."""
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise MisconfigurationException(f"`{name}` must be a positive integer, got {value!r}.")
-
-
 def check_queries(batches: Any, source: str) -> None:
     """Refuse what cannot be read at the start of every window.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from influcoder_lightning.callback.arguments import (
-    check_positive,
     check_queries,
     hooked_queries,
     resolve_function,
@@ -33,6 +33,8 @@ from influcoder_lightning.capture.gradients import CapturedRows
 from influcoder_lightning.capture.microbatch import MicroBatch
 from influcoder_lightning.capture.padding import n_before_padding
 from influcoder_lightning.capture.rows import RowBatch
+from influcoder_lightning.configuration.influence import OfCallback
+from influcoder_lightning.configuration.key import check_arguments
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.valuation.valuation import Options, Valuation
@@ -102,6 +104,8 @@ class InfluenceCallback(Checkpointed):
     Checkpoints that the Trainer saves carry the valuation: ``trainer.fit(..., ckpt_path=...)`` goes
     on with it, and drops what was captured after the checkpoint.
 
+    `configuration/influence.py` declares defaults, kinds and limits; a test holds these equal.
+
     Raises:
         MisconfigurationException: an argument that cannot work; in ``setup``, a Trainer or module
             that cannot be captured.
@@ -149,6 +153,7 @@ class InfluenceCallback(Checkpointed):
         allow_compiled: bool = False,
         prog_bar: bool = False,
     ) -> None:
+        given = {**locals()}
         super().__init__()
         self.dirpath = None if dirpath is None else str(dirpath)
         self.query_dataloader = query_dataloader
@@ -158,40 +163,14 @@ class InfluenceCallback(Checkpointed):
         self.every_n_train_steps = every_n_train_steps
         self.refresh_queries_every_n_steps = refresh_queries_every_n_steps
         self.drift_warn, self.on_error = drift_warn, on_error
-        if on_error not in ("raise", "warn"):
-            raise MisconfigurationException(f"`on_error` is 'raise' or 'warn', not {on_error!r}.")
         try:
-            self.options = Options(
-                tokenizer=tokenizer,
-                sample_id_key=sample_id_key,
-                labels_key=labels_key,
-                labels_shifted=labels_shifted,
-                read_batch=resolve_function(read_batch, "read_batch"),
-                batch_loss=resolve_function(batch_loss, "batch_loss"),
-                sanity_samples=sanity_samples,
-                projector=projector,
-                sketch_dim=sketch_dim,
-                code_dim=code_dim,
-                code_dtype=code_dtype,
-                text_encoder=text_encoder,
-                co_train=co_train,
-                keep_sketches=keep_sketches,
-                optimizer_features=optimizer_features,
-                overwrite=overwrite,
-                seed=seed,
-                segment_rows=segment_rows,
-                segment_seconds=segment_seconds,
-                keep_states=keep_states,
-                allow_compiled=allow_compiled,
-            )
+            for name in ("read_batch", "batch_loss"):
+                given[name] = resolve_function(given[name], name)
+            check_arguments(OfCallback, given)
+            self.options = Options(**{field.name: given[field.name] for field in fields(Options)})
             self.loss_reduction = resolve_reduction(loss_reduction)
         except ConfigError as error:
             raise MisconfigurationException(str(error)) from error
-        check_positive(
-            every_n_train_steps=every_n_train_steps,
-            co_train_every_n_steps=co_train_every_n_steps,
-            refresh_queries_every_n_steps=refresh_queries_every_n_steps or 1,
-        )
         if query_dataloader is not None:
             check_queries(query_dataloader, "`query_dataloader`")
 

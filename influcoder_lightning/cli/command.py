@@ -67,7 +67,7 @@ def run_recipe(
 
     Args:
         recipe: its name.
-        cfg: all keys of conf/config.yaml.
+        cfg: all keys of the command.
         folder: of the run; nothing is written elsewhere.
         given: keys that were set on the command line, or in files of the user's own.
 

@@ -19,7 +19,7 @@ from influcoder_lightning.recipes import score_text
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.score_text import OUTPUTS
-from influcoder_lightning.run.config_values import defaults
+from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.run_folder import RANKING, STORE, locate, source_folder

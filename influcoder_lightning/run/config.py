@@ -1,12 +1,15 @@
-"""The keys that there are, and the recipes, as `conf/` names them."""
+"""The keys that there are, for Hydra, too; and the recipes, as `conf/` names them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+
+from influcoder_lightning.configuration.key import keys, sections, values
+from influcoder_lightning.configuration.sections import Config
 
 _CONF = files("influcoder_lightning.conf")
 RECIPES = tuple(
@@ -20,26 +23,19 @@ RECIPES = tuple(
 
 @cache
 def defaults() -> DictConfig:
-    """conf/config.yaml without the sections that are Hydra's own."""
-    config = OmegaConf.create((_CONF / "config.yaml").read_text(encoding="utf-8"))
-    assert isinstance(config, DictConfig)
-    for name in ("defaults", "hydra"):
-        config.pop(name)
-    return config
+    """The keys of the command with their defaults."""
+    return OmegaConf.create(values(Config))
 
 
 @cache
 def all_keys() -> tuple[str, ...]:
-    """All keys of conf/config.yaml, sections included."""
+    """The names of all keys, and of their sections."""
+    return tuple(name for name, _ in sections(Config)) + tuple(key.name for key in keys(Config))
 
-    def collect(node: DictConfig, prefix: str) -> Iterator[str]:
-        for name in map(str, node):
-            yield f"{prefix}{name}"
-            child = OmegaConf.select(node, name)
-            if isinstance(child, DictConfig):
-                yield from collect(child, f"{prefix}{name}.")
 
-    return tuple(collect(defaults(), ""))
+# Values and no types: a typed node would take a folder called 1e3 for "1000.0" and "yes" for true,
+# without a word. `check_kinds` compares with the types, also what a run folder's file holds.
+ConfigStore.instance().store(name="keys", node=defaults(), provider="influcoder")
 
 
 def recipe_help() -> str:

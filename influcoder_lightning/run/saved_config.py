@@ -94,7 +94,7 @@ class _Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
 
 
 def load_config(folder: Path) -> Settings:
-    """The settings of a run: all keys of conf/config.yaml, its ``facts``, and ``complete``.
+    """The settings of a run: all keys of the command, its ``facts``, and ``complete``.
 
     Keys that this release does not know are left out with a warning, and those that the file lacks
     have their defaults.

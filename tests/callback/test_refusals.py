@@ -210,7 +210,7 @@ def test_a_loss_that_misses_the_adapter(tmp_path):
     [
         ({"projector": "fourier"}, "unknown projector 'fourier'"),
         ({"loss_reduction": "median"}, "unknown `loss_reduction`"),
-        ({"sketch_dim": 0}, "`sketch_dim` must be a positive integer"),
+        ({"sketch_dim": 0}, "`sketch_dim` must be a whole number of at least 1"),
         ({"every_n_train_steps": 0}, "`every_n_train_steps`"),
         ({"refresh_queries_every_n_steps": -1}, "`refresh_queries_every_n_steps`"),
         ({"query_dataloader": iter([])}, "read once"),

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import influcoder_lightning
+from influcoder_lightning.run.config import defaults
 
 ROOT = Path(__file__).parents[2]
 PYTHON = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
@@ -40,9 +41,7 @@ def leaves(node, prefix=""):
 
 
 def test_every_key_is_in_the_configuration_reference_with_its_default(configuration):
-    config = OmegaConf.load(ROOT / "conf" / "config.yaml")
-    for name in ("defaults", "hydra"):
-        del config[name]
+    config = defaults()
     shown = dict(re.findall(r"^`([\w.]+): (.*)`$", configuration.keys_page(), re.MULTILINE))
     for key in leaves(config):
         expected = OmegaConf.select(config, key, throw_on_missing=False)

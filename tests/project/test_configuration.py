@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from influcoder_lightning import InfluenceCallback
+from influcoder_lightning.configuration.influence import OfCallback
+from influcoder_lightning.configuration.key import keys, values
+from influcoder_lightning.configuration.sections import Config
+from influcoder_lightning.run.config import defaults
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -47,8 +53,17 @@ def test_every_file_and_every_key_has_a_comment(path):
     assert bare == []
 
 
+def test_every_key_has_a_help_of_one_line_and_a_default_of_its_kind():
+    for section in (Config, OfCallback):
+        for key in keys(section):
+            assert key.help
+            assert "\n" not in key.help
+            if key.name != "rank.method":
+                assert key.default is None or not key.fault(key.default), key
+
+
 def test_recipes_set_only_keys_of_the_configuration():
-    known = OmegaConf.load(CONF / "config.yaml")
+    known = defaults()
     for path in sorted((CONF / "recipe").glob("*.yaml")):
         settings = OmegaConf.load(path)
 
@@ -71,7 +86,22 @@ def test_the_callbacks_group_has_the_callbacks_arguments_and_defaults():
     assert isinstance(instantiate(node), InfluenceCallback)
 
 
-def test_the_recipes_section_has_arguments_of_the_callback():
-    section = OmegaConf.load(CONF / "config.yaml").influence
+def test_the_callbacks_arguments_are_the_options_that_are_declared():
     parameters = inspect.signature(InfluenceCallback).parameters
-    assert {name: parameters[name].default for name in section} == dict(section)
+    assert values(OfCallback) == {name: p.default for name, p in parameters.items()}
+    arguments = (InfluenceCallback.__doc__ or "").partition("Raises:")[0]
+    documented = re.findall(r"^        (\w+): ", arguments, re.MULTILINE)
+    assert documented == [*parameters]
+
+
+def test_the_callbacks_group_is_written_from_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONF.parent / "docs" / "_ext"))
+    generator = importlib.import_module("callback_group")
+    assert generator.FILE.read_text(encoding="utf-8") == generator.group(), (
+        "run `python docs/_ext/callback_group.py`"
+    )
+
+
+def test_the_recipes_section_has_arguments_of_the_callback():
+    section = values(Config)["influence"]
+    assert section.items() <= values(OfCallback).items()

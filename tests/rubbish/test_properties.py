@@ -25,7 +25,8 @@ from influcoder_lightning.data.sample_ids import batch_labels, batch_sample_ids
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import ConfigError, DataError, RankingError, StoreError
 from influcoder_lightning.influence.score_files import load_scores
-from influcoder_lightning.run.config_values import check_kinds, defaults
+from influcoder_lightning.run.config import defaults
+from influcoder_lightning.run.config_values import check_kinds
 from influcoder_lightning.run.saved_config import load_config
 
 ROWS = b'{"prompt": "p", "response": "r", "id": "a"}\n{"prompt": "q", "response": "s"}\n' * 3
