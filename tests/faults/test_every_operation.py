@@ -88,7 +88,7 @@ def test_a_state_is_whole_or_not_there(tmp_path, kind):
 def killed(tmp_path_factory):
     """A run whose process died behind its checkpoint, and its store once opened."""
     folder = tmp_path_factory.mktemp("killed")
-    lived(folder, Seen(), Fault("kill", 100))
+    lived(folder, Seen(), Fault("kill", 75))
     copy = shutil.copytree(folder, folder.parent / "opened")
     return folder, content(opened(copy))
 

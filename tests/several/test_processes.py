@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import two_processes
 from conftest import FineTuning, loader, relative_error, tiny_peft, tokens, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +28,36 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
 
 
+# Two processes that are there already, as torchrun starts them: all they import is imported once.
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(
+    ["lightning.pytorch", "peft", "torch.distributed.fsdp", "torchdata.stateful_dataloader",
+     "transformers.models.llama.modeling_llama", "influcoder_lightning.callback.influence_callback"]
+)  # fmt: skip
+
+
 def launch(folder, kind, **options):
+    """Both processes of a run to their end; its store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [
+        WARM.Process(
+            target=two_processes.one_of_two,
+            args=(folder, kind, options, place | {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}),
+        )
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [0, 0], (folder / "said").read_text()
+    return InfluenceStore(folder / "store")
+
+
+def launch_script(folder, kind, **options):
+    """As a user does it: Lightning starts the second process."""
     command = [sys.executable, "-W", "ignore", str(HERE / "two_processes.py"), str(folder), kind]
     done = subprocess.run(
         [*command, json.dumps(options)],
@@ -72,7 +104,8 @@ def by_key(store, feature="gradient"):
 def test_two_processes_capture_what_one_does(tmp_path, kind):
     updates = kind != "fsdp2"
     reference = one_process(tmp_path, co_train=False, optimizer_features=updates)
-    store = launch(tmp_path, kind, co_train=False, optimizer_features=updates)
+    started = launch if kind == "fsdp2" else launch_script
+    store = started(tmp_path, kind, co_train=False, optimizer_features=updates)
     assert store.attributes["complete"]
     assert store.attributes["parts"] == [8, 8]
     assert store.attributes["cost"]["processes"] == 2

@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -106,6 +107,20 @@ def main(folder: Path, kind: str, options: dict) -> None:
     run.fit(module, batches if save else plain, ckpt_path=ckpt)
     if run.is_global_zero:
         (folder / "done").write_text(f"{run.global_step} steps")
+
+
+def one_of_two(folder: Path, kind: str, options: dict, environment: dict[str, str]) -> None:
+    """`main` in a process that was started for it; what it says is added to the file ``said``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    os.environ.update(environment)
+    said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    main(folder, kind, options)
+    leave()
 
 
 if __name__ == "__main__":

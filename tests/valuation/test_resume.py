@@ -131,16 +131,31 @@ def early(monkeypatch):
     monkeypatch.setattr("influcoder_lightning.valuation.valuation.BUFFER_BYTES", 1)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The store of a run that never stopped, made once for each mode and way to save."""
+    made = {}
+
+    def store(*key, **options):
+        if key not in made:
+            made[key] = fit(tmp_path_factory.mktemp("whole"), **options)
+        return made[key]
+
+    return store
+
+
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "exception"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stop", [5, 7, 9])
-def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, monkeypatch, mode, stop, killed):
+def test_a_resumed_run_equals_one_that_never_stopped(
+    tmp_path, monkeypatch, whole, mode, stop, killed
+):
     options = dict(MODES[mode])
     if options.pop("early", False):
         early(monkeypatch)
     if stop == 7:
         options["save_every"] = None  # between the epochs
-    reference = fit(tmp_path / "whole", **options)
+    reference = whole(mode, stop == 7, **options)
     assert len(reference) == 48
     assert fit(tmp_path / "cut", stop=stop, killed=killed, **options) is None
     if stop == 7:  # opening a broken store in between must not harm it
