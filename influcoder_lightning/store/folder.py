@@ -131,8 +131,9 @@ class RunFolder:
         """What processes that were killed had not finished; nobody writes to it any more."""
         for place in (".", *self._parts):
             remove_unfinished(self.folder / place)
-        for state in (self.folder / STATE).glob("[0-9]*"):
-            remove_unfinished(state)
+        for pattern in (f"{STATE}/[0-9]*", f"{SEGMENTS}/rank_[0-9]*"):
+            for inside in self.folder.glob(pattern):
+                remove_unfinished(inside)
 
 
 @contextmanager
