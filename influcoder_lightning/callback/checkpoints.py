@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from influcoder_lightning.callback.failure import FailurePolicy, valuing
 from influcoder_lightning.callback.place import Place, go_on, place_of, warn_of_loader
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.store.description import Pointer
 from influcoder_lightning.valuation.fingerprint import data_set, frozen_weights, query_samples
 from influcoder_lightning.valuation.resume import unfinished
 from influcoder_lightning.valuation.valuation import Options
@@ -31,8 +32,8 @@ class Checkpointed(FailurePolicy):
 
     def __init__(self) -> None:
         super().__init__()
-        self._resume: dict[str, Any] | None = None
-        self._pointer: dict[str, Any] | None = None
+        self._resume: Pointer | None = None
+        self._pointer: Pointer | None = None
         self._place: Place | None = None
         self._trouble: StoreError | None = None
         self._boundary, self._batch_open, self._step = True, False, 0
@@ -68,7 +69,7 @@ class Checkpointed(FailurePolicy):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember where the checkpoint's valuation is; the training starts from there."""
-        self._resume = state_dict
+        self._resume = cast(Pointer, state_dict)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -149,7 +150,7 @@ class Checkpointed(FailurePolicy):
         """What the callback itself must know to go on, as JSON values."""
         raise NotImplementedError
 
-    def _folder(self, trainer: Trainer, pointer: dict[str, Any] | None) -> Path:
+    def _folder(self, trainer: Trainer, pointer: Pointer | None) -> Path:
         """Where the store is."""
         raise NotImplementedError
 

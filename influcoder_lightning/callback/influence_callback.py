@@ -37,6 +37,7 @@ from influcoder_lightning.configuration.influence import OfCallback
 from influcoder_lightning.configuration.key import check_arguments
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.store.description import Pointer
 from influcoder_lightning.valuation.valuation import Options, Valuation
 
 PADDING = "repeated by the distributed sampler to even out the processes"
@@ -339,10 +340,11 @@ class InfluenceCallback(Checkpointed):
 
     # ------------------------------------------------------------------------ parts
 
-    def _folder(self, trainer: Trainer, pointer: dict[str, Any] | None) -> Path:
+    def _folder(self, trainer: Trainer, pointer: Pointer | None) -> Path:
         """Where the store is, the same in every process."""
         base = trainer.log_dir or trainer.default_root_dir
-        chosen = self.dirpath or (pointer or {}).get("folder") or str(Path(base) / "influence")
+        before = None if pointer is None else pointer.get("folder")
+        chosen = self.dirpath or before or str(Path(base) / "influence")
         if getattr(trainer, "fast_dev_run", False):
             self._temporary = tempfile.TemporaryDirectory(prefix="influcoder-")
             chosen = self._temporary.name

@@ -14,7 +14,7 @@ import numpy as np
 
 from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.ids import as_id_array
+from influcoder_lightning.ids import SampleId, as_id_array
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.recipes.compare import run_arms
@@ -216,8 +216,8 @@ def cost(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def arms_of(
-    pool: Split, kept: Sequence[Any], one_shot: Sequence[Any], seeds: Sequence[int]
-) -> dict[str, list[Sequence[Any]]]:
+    pool: Split, kept: Sequence[SampleId], one_shot: Sequence[SampleId], seeds: Sequence[int]
+) -> dict[str, list[Sequence[SampleId]]]:
     """Arm -> ids for each seed; the random arm draws from the whole pool, anew for each seed."""
     everyone = list(dict.fromkeys(pool.ids))
     chance = Ranking(as_id_array(everyone), np.zeros(len(everyone)), method="random")

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from influcoder_lightning.data.rows import Row, write_jsonl
 from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
-from influcoder_lightning.ids import id_keys
+from influcoder_lightning.ids import SampleId, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
@@ -55,7 +55,7 @@ class Rounds:
     held_out: Dataset
     settings: dict[str, Any]
 
-    def run(self, number: int, before: Sequence[Any]) -> dict[str, Any]:
+    def run(self, number: int, before: Sequence[SampleId]) -> dict[str, Any]:
         """The round's result, from ``round.json`` where it was finished before.
 
         Args:
@@ -79,7 +79,7 @@ class Rounds:
         loss, seconds = self._retrained(kept, 0)
         return _result(0, kept, len(kept), loss, 0, self._steps, {"retraining": seconds})
 
-    def _round(self, number: int, before: Sequence[Any], folder: Path) -> dict[str, Any]:
+    def _round(self, number: int, before: Sequence[SampleId], folder: Path) -> dict[str, Any]:
         cfg = self._settings_of(number)
         materials = Materials(cfg, "loop")
         begun = perf_counter()
@@ -110,7 +110,7 @@ class Rounds:
         cfg.influence.overwrite = not cfg.resume
         return cfg
 
-    def _retrained(self, kept: Sequence[Any], number: int) -> tuple[float, float]:
+    def _retrained(self, kept: Sequence[SampleId], number: int) -> tuple[float, float]:
         """Loss on the held-out queries after learning from some samples, and seconds."""
         begun = perf_counter()
         cfg, pool = self.materials.cfg, self.materials.pool
@@ -123,7 +123,9 @@ class Rounds:
         return loss, perf_counter() - begun
 
 
-def keep(ranking: Ranking, pool: Sequence[Any], cfg: Settings, store: InfluenceStore) -> list[Any]:
+def keep(
+    ranking: Ranking, pool: Sequence[SampleId], cfg: Settings, store: InfluenceStore
+) -> list[SampleId]:
     """Ids that a round keeps.
 
     ``loop.action=select`` keeps the best ``loop.share`` of the pool by ``select.strategy``, best
@@ -148,7 +150,7 @@ def keep(ranking: Ranking, pool: Sequence[Any], cfg: Settings, store: InfluenceS
     return [name for name in pool if str(name) not in gone]
 
 
-def best(ranking: Ranking, k: int, cfg: Settings, store: InfluenceStore) -> list[Any]:
+def best(ranking: Ranking, k: int, cfg: Settings, store: InfluenceStore) -> list[SampleId]:
     """The best k ids by ``select.strategy``, which is top_k or diverse."""
     if cfg.select.strategy == "diverse":
         codes, most = SampleCodes(store), cfg.select.max_similarity
@@ -156,7 +158,7 @@ def best(ranking: Ranking, k: int, cfg: Settings, store: InfluenceStore) -> list
     return ranking.top_k(k)
 
 
-def first_choice(folder: Path, k: int, cfg: Settings) -> list[Any]:
+def first_choice(folder: Path, k: int, cfg: Settings) -> list[SampleId]:
     """The best k of the whole pool, as the first round ranked it."""
     ranking = Ranking.load(folder / "round_1" / RANKING)
     return best(ranking, k, cfg, InfluenceStore(folder / "round_1"))
@@ -184,7 +186,7 @@ def subset(dataset: Dataset, places: Sequence[int]) -> Dataset:
     return Subset(dataset, list(places))
 
 
-def _rows(pool: Split, ranking: Ranking, kept: Sequence[Any]) -> list[Row]:
+def _rows(pool: Split, ranking: Ranking, kept: Sequence[SampleId]) -> list[Row]:
     """The kept rows in the order of the pool, each with its score; None where it has none."""
     scores = dict(zip(id_keys(ranking.sample_ids), ranking.scores.tolist(), strict=True))
     finite = {key: score for key, score in scores.items() if math.isfinite(score)}
@@ -198,7 +200,7 @@ def _rows(pool: Split, ranking: Ranking, kept: Sequence[Any]) -> list[Row]:
 
 def _result(
     number: int,
-    kept: list[Any],
+    kept: list[SampleId],
     n_pool: int,
     loss: float | None,
     valuation_steps: int,

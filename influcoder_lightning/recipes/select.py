@@ -11,6 +11,7 @@ import numpy as np
 
 from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.errors import RankingError
+from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
@@ -56,7 +57,7 @@ def run(cfg: Settings, folder: Path) -> None:
     )
 
 
-def _chosen(ids: Sequence[Any], ranking: Ranking, materials: Materials) -> Numbers:
+def _chosen(ids: Sequence[SampleId], ranking: Ranking, materials: Materials) -> Numbers:
     scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))
     strategy = str(materials.cfg.select.strategy)
     items = [
@@ -97,7 +98,7 @@ def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
     return fit_to_pool(ranking, materials.pool, str(path))
 
 
-def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -> list[Any]:
+def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -> list[SampleId]:
     """Ids of the chosen samples; writes their rows to ``selected.jsonl``.
 
     Args:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -27,6 +27,7 @@ from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import durable_folder, read_whole, remove_unfinished, write_durably
 from influcoder_lightning.store import schema
 from influcoder_lightning.store.chain import checked_line, sealed_line
+from influcoder_lightning.store.description import Description
 
 SEGMENTS = "segments"
 RUN_FILE = "run.json"
@@ -96,7 +97,7 @@ class RunFolder:
                 "choose another folder."
             ) from error
 
-    def start(self, description: Mapping[str, Any]) -> None:
+    def start(self, description: Description) -> None:
         """Empty the folder of what an earlier run left, and describe the new one."""
         (self.folder / schema.FILE_NAME).unlink(missing_ok=True)
         run_file(self.folder).unlink(missing_ok=True)  # it describes what goes now
@@ -106,7 +107,7 @@ class RunFolder:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.describe({**description, "generation": uuid4().hex, "base_rows": None})
 
-    def describe(self, description: Mapping[str, Any]) -> None:
+    def describe(self, description: Description) -> None:
         """Write ``run.json``."""
         write_durably(run_file(self.folder), [sealed_line(dict(description))])
 
@@ -149,7 +150,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             run.dissolve()
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> Description:
     """``run.json`` of an unfinished run.
 
     Raises:
@@ -162,9 +163,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         if "checksum" in description:  # release 0.1 wrote none
             description, _ = checked_line(content.removesuffix(b"\n"))
         _check(description)
+        return cast(Description, dict(description))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path} does not describe a run ({error!s:.200}).") from error
-    return dict(description)
 
 
 def _check(description: dict[str, Any]) -> None:
@@ -175,7 +176,7 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError(f"sizes {sizes}")
     if store["code_dim"] * store["sketch_dim"] > _LARGEST_TOWER or sizes[0] > _MOST_PROCESSES:
         raise ValueError(f"sizes {sizes} are beyond what a run can have")
-    kinds: list[tuple[Any, Any]] = [
+    kinds: list[tuple[object, type | tuple[type, ...]]] = [
         (bounds["seconds"], (int, float)),
         (store["keep_sketches"], bool),
         (store.get("updates", False), bool),  # runs of the first releases do not say

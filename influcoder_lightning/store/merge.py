@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from influcoder_lightning.errors import InfluCoderError, StoreError
 from influcoder_lightning.files import disk_errors, durable_path
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.description import Counts, Description, Window
 from influcoder_lightning.store.flat import Part, flat_path, map_flat
 from influcoder_lightning.store.folder import BASE, SEGMENTS, rank_folder
 from influcoder_lightning.store.manifest import Manifest, Segment
@@ -27,7 +28,7 @@ Encode = Callable[[np.ndarray, np.ndarray, int], FeatureBlock]
 _BLOCK_ROWS, _ENCODED_ROWS = 4096, 256
 
 
-def manifests(folder: Path, description: Mapping[str, Any]) -> list[Manifest]:
+def manifests(folder: Path, description: Description) -> list[Manifest]:
     """The manifests of all processes of the run that ``description`` is of."""
     return [
         Manifest(rank_folder(folder, rank), description["generation"])
@@ -35,11 +36,9 @@ def manifests(folder: Path, description: Mapping[str, Any]) -> list[Manifest]:
     ]
 
 
-def read_windows(
-    folder: Path, description: Mapping[str, Any], first: Manifest
-) -> list[dict[str, Any]]:
+def read_windows(folder: Path, description: Description, first: Manifest) -> list[Window]:
     """What the first process's segments know of each window, the newest word of each, in order."""
-    known: dict[int, dict[str, Any]] = {}
+    known: dict[int, Window] = {}
     if description["base_rows"] is not None:
         with opened(folder / SEGMENTS / BASE) as file:
             _learn_windows(known, file, description["base_windows"])
@@ -51,15 +50,15 @@ def read_windows(
 
 def merge(
     folder: Path,
-    description: Mapping[str, Any],
+    description: Description,
     parts: list[Manifest],
-    windows: list[dict[str, Any]],
+    windows: list[Window],
     encode: Encode,
     *,
     complete: bool,
     note: str = "",
     cost: Callable[[], Mapping[str, float] | None] | None = None,
-) -> dict[str, Any]:
+) -> Counts:
     """Write ``influence.h5`` from everything that is sealed; returns its counts.
 
     They are ``seen`` and ``kept_out`` (by reason), in samples, and ``written``, in rows. ``cost``
@@ -97,7 +96,7 @@ def merge(
         if n_rows != expected:
             raise StoreError(f"{target}: {n_rows} rows merged, but {expected} were sealed.")
         seen, kept_out = _totals(parts, description)
-        counts = {"seen": seen, "kept_out": kept_out, "written": n_rows}
+        counts: Counts = {"seen": seen, "kept_out": kept_out, "written": n_rows}
         writer.set_attribute("counts", counts)
         writer.set_attribute("parts", merging.parts)
         known = None if cost is None else cost()
@@ -130,7 +129,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def flat_sketches(
-    file: h5py.File, segment: Segment, description: Mapping[str, Any]
+    file: h5py.File, segment: Segment, description: Description
 ) -> dict[Part, np.ndarray]:
     """The sketches beside an open segment, by table and feature; none where it has no such file.
 
@@ -164,7 +163,7 @@ class _Merging:
         self._waiting: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(schema.TABLES)
         self._path = Path()
 
-    def counted(self, window: Mapping[str, Any]) -> dict[str, Any]:
+    def counted(self, window: Window) -> Window:
         """The window with its number of rows, and an end if the run did not live to say it."""
         index, end = window["window"], window["end_step"]
         if end < 0:
@@ -195,7 +194,7 @@ class _Merging:
         for begin in range(start, stop, _BLOCK_ROWS):
             self._add_entries(file, "rows", slice(begin, min(begin + _BLOCK_ROWS, stop)))
 
-    def add_base_queries(self, file: h5py.File, description: Mapping[str, Any]) -> None:
+    def add_base_queries(self, file: h5py.File, description: Description) -> None:
         """The takes of the windows that stay, of the queries that the run itself has."""
         table = file["queries"]
         n_queries = description["base_queries"]
@@ -295,7 +294,7 @@ def _parts(group: h5py.Group, name: str) -> list[str]:
     return [part for part in schema.FEATURE_DTYPES if schema.feature(part, name) in group]
 
 
-def _learn_windows(known: dict[int, dict[str, Any]], file: h5py.File, stop: int = 1 << 62) -> None:
+def _learn_windows(known: dict[int, Window], file: h5py.File, stop: int = 1 << 62) -> None:
     if "windows" in file:
         columns = {
             name: stored_dataset(file, f"windows/{name}", Path(file.filename))[:].tolist()
@@ -303,14 +302,14 @@ def _learn_windows(known: dict[int, dict[str, Any]], file: h5py.File, stop: int 
         }
         for i, index in enumerate(columns["window"]):
             if index < stop:
-                known[index] = {name: values[i] for name, values in columns.items()}
+                known[index] = cast(Window, {name: values[i] for name, values in columns.items()})
 
 
-def _expected(parts: list[Manifest], description: Mapping[str, Any]) -> int:
+def _expected(parts: list[Manifest], description: Description) -> int:
     return sum(part.n_rows for part in parts) + sum(description["base_rows"] or [])
 
 
-def _totals(parts: list[Manifest], description: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
+def _totals(parts: list[Manifest], description: Description) -> tuple[int, dict[str, int]]:
     segments = [segment for part in parts for segment in part.segments]
     before = description.get("base_counts") or {"seen": 0, "kept_out": {}}
     kept_out: Counter[str] = Counter(before["kept_out"])

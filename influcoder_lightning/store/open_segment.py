@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -44,7 +45,7 @@ class OpenSegment:
 
     def __init__(self) -> None:
         self.tables: dict[str, list[Entries]] = {table: [] for table in schema.TABLES}
-        self.windows: dict[int, dict[str, Any]] = {}
+        self.windows: dict[int, Mapping[str, object]] = {}
         self.texts: list[str] = []
         self.seen: Counter[int | str] = Counter()
         self.kept_out: dict[str, Counter[int | str]] = {}

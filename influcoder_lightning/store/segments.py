@@ -38,6 +38,7 @@ import numpy as np
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.files import durable_folder, write_durably
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.description import Window
 from influcoder_lightning.store.flat import flat_path, write_flat
 from influcoder_lightning.store.folder import rank_folder, read_description
 from influcoder_lightning.store.manifest import Manifest, Segment
@@ -141,9 +142,9 @@ class SegmentWriter:
         """Append the queries' texts, in the order of their positions."""
         self._open.texts += [json.dumps(dict(text)) for text in texts]
 
-    def put_window(self, values: Mapping[str, Any]) -> None:
+    def put_window(self, values: Window) -> None:
         """What is now known of a window; replaces what was known before."""
-        self._open.windows[values["window"]] = dict(values)
+        self._open.windows[values["window"]] = {**values}
 
     def tick(self) -> None:
         """Seal the open segment if it is full or old, and one that could not be sealed before."""

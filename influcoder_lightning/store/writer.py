@@ -50,7 +50,7 @@ class StoreWriter:
         code_dtype: str = "float16",
         sketch_dim: int,
         keep_sketches: bool,
-        layers: Sequence[Sequence[Any]],
+        layers: Sequence[Sequence[str | int]],
         attributes: Mapping[str, Any],
         updates: bool = False,
     ) -> StoreWriter:
@@ -79,7 +79,7 @@ class StoreWriter:
         code_dim: int,
         code_dtype: str,
         sketch_dim: int | None,
-        layers: Sequence[Sequence[Any]],
+        layers: Sequence[Sequence[str | int]],
         attributes: Mapping[str, Any],
         updates: bool,
     ) -> None:

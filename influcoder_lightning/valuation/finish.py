@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from influcoder_lightning.encoder.gradient_tower import (
     load_version,
     version_file,
 )
+from influcoder_lightning.store.description import Counts, Description
 from influcoder_lightning.store.folder import RunFolder, read_description
 from influcoder_lightning.store.manifest import Manifest
 from influcoder_lightning.store.merge import (
@@ -33,13 +33,13 @@ FIT_ROWS = 512
 
 def finish(
     folder: Path,
-    description: Mapping[str, Any],
+    description: Description,
     *,
     own: Manifest | None = None,
     complete: bool = True,
     note: str = "",
     cost: Callable[[], Mapping[str, float] | None] | None = None,
-) -> dict[str, Any]:
+) -> Counts:
     """Merge what is sealed into ``influence.h5``; returns its counts, see `merge`.
 
     The caller holds the folder's lock, and may pass the manifest of the first process that it wrote
@@ -74,7 +74,7 @@ def finish(
 
 def finish_early(
     folder: Path,
-    description: Mapping[str, Any],
+    description: Description,
     note: str,
     cost: Callable[[], Mapping[str, float] | None] | None = None,
 ) -> None:
@@ -109,7 +109,7 @@ def recover(folder: Path) -> None:
         run.release()
 
 
-def _fit_first_version(folder: Path, description: Mapping[str, Any], parts: list[Manifest]) -> None:
+def _fit_first_version(folder: Path, description: Description, parts: list[Manifest]) -> None:
     store = description["store"]
     tower = GradientTower(store["sketch_dim"], store["code_dim"])
     for manifest in parts:

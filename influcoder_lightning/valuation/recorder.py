@@ -29,6 +29,7 @@ from influcoder_lightning.capture.rows import RowBatch
 from influcoder_lightning.encoder.cotraining import CoTraining
 from influcoder_lightning.encoder.gradient_tower import GradientTower, load_version
 from influcoder_lightning.processes import Processes
+from influcoder_lightning.store.description import Window
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
 
 
@@ -41,10 +42,17 @@ class _Window:
     end_step: int = -1
     drift: float = float("nan")
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> Window:
         """As the table of windows has it; its rows are counted when segments are merged."""
-        values = {k: v for k, v in vars(self).items() if k not in ("index", "version")}
-        return {"window": self.index, "tower_version": self.version, "n_rows": 0, **values}
+        return {
+            "window": self.index,
+            "epoch": self.epoch,
+            "start_step": self.start_step,
+            "end_step": self.end_step,
+            "tower_version": self.version,
+            "drift": self.drift,
+            "n_rows": 0,
+        }
 
 
 class Recorder:
@@ -128,7 +136,7 @@ class Recorder:
             return
         if self.cotraining is not None:
             self.cotraining.observe(rows.ids, rows.sketch, self._window.index, rows.texts)
-        columns = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
+        columns: dict[str, object] = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
         added = {name: values.float().numpy() for name, values in rows.columns.items()}
         self._put("rows", self._window, rows, columns | added)
         self._n_waiting += len(rows) * (not self.tower.versions)
@@ -164,7 +172,7 @@ class Recorder:
             self._publish(required=True)
         self.segments.seal()
 
-    def windows(self) -> list[dict[str, Any]]:
+    def windows(self) -> list[Window]:
         """The table of windows."""
         return [window.entry() for window in self._windows]
 
@@ -226,7 +234,9 @@ class Recorder:
             columns = {"query": np.arange(len(queries)), "at_end": int(at_end)}
             self._put("queries", window, queries, columns)
 
-    def _put(self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, Any]) -> None:
+    def _put(
+        self, table: str, window: _Window, rows: RowBatch, columns: Mapping[str, object]
+    ) -> None:
         update = rows.update
         feature = self._block(window, rows.sketch, rows.norm)
         second = None if update is None else self._block(window, update.sketch, update.norm)

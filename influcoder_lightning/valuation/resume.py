@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from influcoder_lightning.errors import StoreError
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.store import schema
+from influcoder_lightning.store.description import Description, Pointer
 from influcoder_lightning.store.folder import (
     BASE,
     SEGMENTS,
@@ -60,10 +61,10 @@ def save(
     folder: Path,
     recorder: Recorder,
     processes: Processes,
-    description: Mapping[str, Any],
-    extra: Mapping[str, Any],
+    description: Description,
+    extra: Mapping[str, object],
     keep: int,
-) -> dict[str, Any]:
+) -> Pointer:
     """Write the state of every process; returns what the checkpoint holds of it.
 
     Args:
@@ -100,9 +101,7 @@ def save(
     return {"state": name, "sha256": digests}
 
 
-def rewind(
-    run: RunFolder, pointer: Mapping[str, Any], current: Mapping[str, Any]
-) -> dict[str, Any]:
+def rewind(run: RunFolder, pointer: Pointer, current: Description) -> Description:
     """Cut the store back to a checkpoint's moment; returns the description to go on with.
 
     The first process calls it, for all.
@@ -150,7 +149,7 @@ def rewind(
     return description
 
 
-def refuse_pointer(folder: Path, pointer: Mapping[str, Any]) -> None:
+def refuse_pointer(folder: Path, pointer: Mapping[str, object]) -> None:
     """Raise ``StoreError`` unless ``pointer`` is what `save` returned for a run in ``folder``.
 
     A checkpoint may come from anywhere: nothing is touched before this has been asked.
@@ -176,7 +175,7 @@ def unfinished(folder: Path) -> bool:
 
 
 def restore(
-    folder: Path, recorder: Recorder, processes: Processes, pointer: Mapping[str, Any]
+    folder: Path, recorder: Recorder, processes: Processes, pointer: Pointer
 ) -> dict[str, Any]:
     """Bring a fresh recorder to the checkpoint's moment; returns the extra values."""
     place = _place(folder, pointer["state"], processes.rank)
@@ -215,8 +214,8 @@ def forget_states(folder: Path) -> None:
 
 
 def _adopt(
-    folder: Path, found: Mapping[str, Any], states: Sequence[Mapping[str, Any]], rows: list[int]
-) -> dict[str, Any]:
+    folder: Path, found: Description, states: Sequence[Mapping[str, Any]], rows: list[int]
+) -> Description:
     """The description of a run whose first rows come from a merged store."""
     store, base = folder / schema.FILE_NAME, folder / SEGMENTS / BASE
     parts = found.get("base_parts")
@@ -251,7 +250,7 @@ def _adopt(
     }
 
 
-def refuse_changes(folder: Path, facts: Mapping[str, Any]) -> None:
+def refuse_changes(folder: Path, facts: Mapping[str, object]) -> None:
     """Refuse to go on with the run in ``folder`` where what its rows depend on has changed.
 
     For those who know before a checkpoint is loaded; `rewind` compares the same facts again.
@@ -268,7 +267,7 @@ def refuse_changes(folder: Path, facts: Mapping[str, Any]) -> None:
         _refuse(_differing_facts(config.get(_FACTS, {}), facts))
 
 
-def _refuse_differences(found: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def _refuse_differences(found: Description, current: Description) -> None:
     before, now = _comparable(found), _comparable(current)
     kept, facts = (run["store"]["attributes"]["config"].get(_FACTS, {}) for run in (found, current))
     names = before.keys() | now.keys()
@@ -287,7 +286,7 @@ def _refuse_differences(found: Mapping[str, Any], current: Mapping[str, Any]) ->
         )
 
 
-def _differing_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differing_facts(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     return [
         _difference(name, before[name], now[name])
         for name in sorted(before.keys() & now.keys())
@@ -295,7 +294,7 @@ def _differing_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     ]
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
+def _difference(name: str, before: object, now: object) -> str:
     if all(isinstance(value, str) and len(value) == 64 for value in (before, now)):
         return f"{name}: its content has changed"  # two hashes say nothing to people
     return f"{name}: {before!r:.200} -> {now!r:.200}"
@@ -309,7 +308,7 @@ def _refuse(differences: Sequence[str]) -> None:
         )
 
 
-def _comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(description: Description) -> dict[str, Any]:
     """Everything that rows of one store must share, flat."""
     store = description["store"]
     attributes = store["attributes"]

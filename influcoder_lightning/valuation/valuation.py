@@ -44,6 +44,7 @@ from influcoder_lightning.errors import CaptureError, DataError
 from influcoder_lightning.finetune.models import load_tokenizer
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.projection import Projector, build_projector
+from influcoder_lightning.store.description import Counts, Description, Pointer
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
 from influcoder_lightning.valuation.finish import finish, finish_early
@@ -78,8 +79,8 @@ class Valuation:
         module: nn.Module,
         folder: Path,
         options: Options,
-        config: Mapping[str, Any],
-        pointer: Mapping[str, Any] | None = None,
+        config: Mapping[str, object],
+        pointer: Pointer | None = None,
         optimizer: Any = None,
     ) -> None:
         if isinstance(options.tokenizer, str):
@@ -104,7 +105,7 @@ class Valuation:
         tower, self._cotraining = self._towers(projector.dim)
         description = self._described(projector, linears, config)
         self._description = self.processes.once(lambda: self._begin(description, pointer))
-        self.counts: dict[str, Any] = {}
+        self.counts: Counts = {"seen": 0, "kept_out": {}, "written": 0}
         try:
             self._start(tower, pointer)
         except BaseException:
@@ -113,7 +114,7 @@ class Valuation:
         self.capture.attach(compiled=compiled)
         self.observer.attach(compiled=compiled)
 
-    def _start(self, tower: GradientTower, pointer: Mapping[str, Any] | None) -> None:
+    def _start(self, tower: GradientTower, pointer: Pointer | None) -> None:
         options, folder = self.options, self.folder
         segments = SegmentWriter(
             folder,
@@ -157,8 +158,8 @@ class Valuation:
         )
 
     def _described(
-        self, projector: Projector, linears: list[LoraLinear], config: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self, projector: Projector, linears: list[LoraLinear], config: Mapping[str, object]
+    ) -> Description:
         options = self.options
         name = "influcoder-lightning"
         return {
@@ -186,9 +187,7 @@ class Valuation:
             },
         }
 
-    def _begin(
-        self, description: dict[str, Any], pointer: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _begin(self, description: Description, pointer: Pointer | None) -> Description:
         if pointer is None:
             refuse_existing(self.folder, self.options.overwrite)
         else:
@@ -340,7 +339,7 @@ class Valuation:
         self.capture.cancel()
         self.observer.finish(0)
 
-    def save_state(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def save_state(self, extra: Mapping[str, object]) -> Pointer:
         """Seal the open segment and keep all a checkpoint needs; returns what points to it."""
         return save(
             self.folder,
@@ -369,7 +368,7 @@ class Valuation:
         self.processes.gather(None)  # nobody leaves the group while others still listen
         return drift
 
-    def _finish(self, cost: Callable[[], dict[str, float] | None]) -> dict[str, Any]:
+    def _finish(self, cost: Callable[[], dict[str, float] | None]) -> Counts:
         assert self._run is not None
         if self._cotraining is not None:
             text_tower = self._cotraining.finish_text_tower()

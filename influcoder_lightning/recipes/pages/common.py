@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.findings.ambiguous import spread_over_queries
 from influcoder_lightning.report.findings.comparison import Comparison, comparison_figure
@@ -119,8 +120,8 @@ def ranked(ranking: Ranking, materials: Materials) -> list[Block]:
 def ranking_section(
     ranking: Ranking,
     pool: Split,
-    selected: Iterable[Any] = (),
-    highlight: Mapping[str, Iterable[Any]] | None = None,
+    selected: Iterable[SampleId] = (),
+    highlight: Mapping[str, Iterable[SampleId]] | None = None,
 ) -> Section:
     """Scores along the ranking, and all samples to look through.
 
