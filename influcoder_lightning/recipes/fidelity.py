@@ -159,39 +159,7 @@ def _sections(merged: Merged, materials: Materials) -> list[Section]:
     for state in cfg.fidelity.states:
         table = fidelity_table(merged["rows"], state)
         sections.append(Section(f"The table, {state} adapter", [table]))
-    sections += [
-        Section(
-            "Quality against cost",
-            [
-                Chart(
-                    quality_figure(merged["rows"]),
-                    "Agreement with exact gradients against what a sample costs. Only methods "
-                    "that nothing cheaper beats are named.",
-                    "fidelity.png",
-                )
-            ],
-        ),
-        Section(
-            "How much there is to learn from",
-            [
-                Chart(
-                    curve_figure(merged["curve"]),
-                    "Agreement against samples learned from. Bars: one standard deviation.",
-                    "curve.png",
-                )
-            ],
-        ),
-        Section(
-            "A cascade",
-            [
-                Chart(
-                    cascade_figure(merged["cascade"]),
-                    "Exact gradients for m samples, the text tower for the rest.",
-                    "cascade.png",
-                )
-            ],
-        ),
-    ]
+    sections += _charts(merged)
     lines = [
         f"{line['half']} confident half, {line['adapter']} adapter: per query "
         f"{line['per_query']:.3f}, aggregated {line['aggregated']:.3f} (stated confidence "
@@ -207,6 +175,28 @@ def _sections(merged: Merged, materials: Materials) -> list[Section]:
         )
         sections.append(Section("Fresh against warm", [Text(text)]))
     return sections
+
+
+def _charts(merged: Merged) -> list[Section]:
+    charts = {
+        "Quality against cost": Chart(
+            quality_figure(merged["rows"]),
+            "Agreement with exact gradients against what a sample costs. Only methods that nothing "
+            "cheaper beats are named.",
+            "fidelity.png",
+        ),
+        "How much there is to learn from": Chart(
+            curve_figure(merged["curve"]),
+            "Agreement against samples learned from. Bars: one standard deviation.",
+            "curve.png",
+        ),
+        "A cascade": Chart(
+            cascade_figure(merged["cascade"]),
+            "Exact gradients for m samples, the text tower for the rest.",
+            "cascade.png",
+        ),
+    }
+    return [Section(title, [chart]) for title, chart in charts.items()]
 
 
 def _facts(rows: list[Line]) -> Facts:

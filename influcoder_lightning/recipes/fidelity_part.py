@@ -178,8 +178,7 @@ def _measure(data: StudyData, materials: Materials) -> dict[str, Any]:
     sizes = sorted({int(n) for n in settings.curve if n < n_pool} | {n_pool})
     source = cfg.influence.text_encoder
     distil = DistillationSettings(**plain(settings.distil))
-    curve: list[dict[str, Any]] = []
-    result: dict[str, Any] = {"curve": curve}
+    result: dict[str, Any] = {"curve": (curve := list[dict[str, Any]]())}
     for n in sizes:
         asked = n_query if n == n_pool else max(1, round(n_query * n / n_pool))
         codes = stream.codes(asked, n)

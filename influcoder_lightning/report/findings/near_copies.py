@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,15 +121,6 @@ def near_copies_section(
             ],
         )
     shown = found.groups[:_GROUPS]
-    lines = []
-    for number, group in enumerate(shown, start=1):
-        for place in group[:_MEMBERS].tolist():
-            name = str(ids[place])
-            row = rows.get(name, {})
-            score = float(ranking.scores[ranking.order[place]])
-            size_of = f"{number} ({len(group):,} samples)"
-            line = [size_of, place + 1, score, name]
-            lines.append([*line, row.get("prompt"), row.get("response")])
     more = len(found.groups) - len(shown)
     rest = f" The {len(shown)} largest of {len(found.groups):,} groups are shown." if more else ""
     return Section(
@@ -142,7 +133,7 @@ def near_copies_section(
                 f"lessons, choose with select.strategy=diverse.{repeats}",
                 terms=["near-copies"],
             ),
-            Table(["copies", "rank", "score", "sample", "prompt", "response"], lines, limit=120),
+            _table(shown, ranking, rows),
             Text(
                 f"Near-copies: cosine of the samples' codes above {found.similarity:g}; samples "
                 f"that are linked by a chain of them are one group.{rest} Of each group the best "
@@ -151,6 +142,21 @@ def near_copies_section(
             ),
         ],
     )
+
+
+def _table(
+    groups: Sequence[NDArray[np.int64]], ranking: Ranking, rows: Mapping[str, TextRow]
+) -> Table:
+    """The best of each group; groups are places among the best."""
+    lines = []
+    for number, group in enumerate(groups, start=1):
+        for place in group[:_MEMBERS].tolist():
+            name = str(ranking.sample_ids[ranking.order[place]])
+            row = rows.get(name, {})
+            score = float(ranking.scores[ranking.order[place]])
+            line = [f"{number} ({len(group):,} samples)", place + 1, score, name]
+            lines.append([*line, row.get("prompt"), row.get("response")])
+    return Table(["copies", "rank", "score", "sample", "prompt", "response"], lines, limit=120)
 
 
 def _repeats(rows: list[TextRow]) -> str:
