@@ -73,7 +73,8 @@ class Key:
     def _wanted(self) -> str:
         kinds = " or ".join(self.kinds)
         if self.least is not None:
-            return f"{kinds} of at least {self.least}"
+            each = ", each" if kinds in _IN_LISTS else ""
+            return f"{kinds}{each} of at least {self.least}"
         return kinds if self.above is None else f"{kinds} above {self.above}"
 
     def _out_of_bounds(self, number: Any) -> str:

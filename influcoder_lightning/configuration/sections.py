@@ -299,6 +299,8 @@ class Config:
         [0, 1, 2],
         "one retraining of each arm per seed: LoRA, order, random subset; three or more for "
         "intervals (compare, pipeline, loop, fidelity)",
+        least=0,
+        most=2**32 - 1,
     )
     n: int = key(
         8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -63,18 +64,19 @@ def add_queries(
     """
     language_model = find_language_model(model)
     refuse_unsuitable(language_model)
+    names = {field.name for field in fields(Options)}
     options = Options(
-        **{k: v for k, v in store.attributes["config"].items() if k in Options.__annotations__}
+        **{k: v for k, v in store.attributes["config"].items() if k in names}
         | {"tokenizer": tokenizer, "text_encoder": None, "overwrite": False}
         | {"read_batch": read_batch, "batch_loss": batch_loss, "sanity_samples": sanity_samples}
     )
     linears = find_lora_linears(language_model)
-    names = [linear.name for linear in linears]
-    if names != store.layers["name"].tolist():
+    layers = [linear.name for linear in linears]
+    if layers != store.layers["name"].tolist():
         raise StoreError(
             "the model's LoRA layers are not those of the run: "
-            f"{sorted(set(names) ^ set(store.layers['name']))[:4]} differ. Use the run's settings: "
-            f"{store.attributes['lora']}."
+            f"{sorted(set(layers) ^ set(store.layers['name']))[:4]} differ. Use the run's "
+            f"settings: {store.attributes['lora']}."
         )
     projector = build_projector(options.projector, linears, options.sketch_dim, options.seed)
     made_by = store.attributes["projector"].get("version", 1)

@@ -9,22 +9,36 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from contextlib import suppress
 from itertools import count
 
 import numpy as np
 import pytest
 import small_store
 from disk import Fault
-from lives import Seen, content, lived, opened
+from lives import (
+    Seen,
+    assert_equal,
+    content,
+    description,
+    live,
+    lived,
+    new_recorder,
+    opened,
+)
 from reads import FailingReads
 
 from influcoder_lightning import InfluenceStore
 from influcoder_lightning.errors import StoreError
+from influcoder_lightning.processes import Processes
+from influcoder_lightning.store.folder import RunFolder
+from influcoder_lightning.valuation.resume import restore, rewind
 
 
 def files(folder):
-    """All that is there, but for locks."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    """All that is there, but for locks, and what a killed process had not finished."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and ".part" not in path.name]
+    paths = [path for path in paths if path.name != "lock"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -89,3 +103,33 @@ def test_a_run_that_was_killed_is_merged(tmp_path, killed):
         for name, value in read().items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
         (folder / "influence.h5").unlink()
+
+
+def resumed(folder, pointer):
+    """What a process reads before it goes on from a checkpoint."""
+    run = RunFolder(folder)
+    try:
+        rewind(run, pointer, description(co_train=False))
+        restore(folder, new_recorder(folder, co_train=False), Processes(), pointer)
+    finally:
+        run.release()
+
+
+def test_a_run_that_goes_on(tmp_path, killed):
+    """It stops with the disk's error, and goes on from the same checkpoint when it reads again."""
+    source, pointer = killed
+    lived(tmp_path / "whole", Seen(), Fault())
+    whole = content(opened(tmp_path / "whole"))
+    for at in count(1):
+        folder = shutil.copytree(source, tmp_path / str(at))
+        disk = FailingReads(folder, at)
+        with disk.mounted(), suppress(StoreError):
+            resumed(folder, pointer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            live(folder, Seen(pointer=pointer))
+        assert_equal(opened(folder), whole)
+        if not disk.happened:
+            assert at > 20
+            return
+        shutil.rmtree(folder)
