@@ -68,7 +68,7 @@ read_all(Path(sys.argv[2]))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
 rng = np.random.default_rng(0)
-for at in rng.integers(0, len(data), 150).tolist():
+for at in rng.integers(0, len(data), 80).tolist():
     path.write_bytes(flipped(data, at, at))
     try:
         read_all(path)
