@@ -89,13 +89,16 @@ def blocks(page: Path) -> Iterator[Block]:
                 directive = (comment["name"], value)
 
 
-def run(block: Block, folder: Path, names: dict[str, Any]) -> None:
+def run(
+    block: Block, folder: Path, names: dict[str, Any], commands: Path = Path(sys.executable).parent
+) -> None:
     """Run one block.
 
     Args:
         block: what to run, or to write to its file.
         folder: working folder of the page; Python blocks expect to be in it already.
         names: the page's Python variables.
+        commands: folder of the commands that a block finds first.
 
     Raises:
         PageError: a command failed; with page, line and output. An error in Python comes as it is:
@@ -111,11 +114,16 @@ def run(block: Block, folder: Path, names: dict[str, Any]) -> None:
         exec(compile(code, str(block.page), "exec"), names)
     else:
         command = block.code if not block.smaller else f"{block.code.rstrip()} {block.smaller}"
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        places = [str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=folder,
-            env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ, "PATH": path},
+            env={
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+                **os.environ,
+                "PATH": os.pathsep.join(places),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

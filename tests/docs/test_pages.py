@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pages
 import pytest
+import warm
 
 from influcoder_lightning.influence.method import METHODS, built_in
 
@@ -24,6 +25,16 @@ PAGES = [TUTORIAL, *sorted((DOCS / "how-to").glob("*.md"))]
 
 def makes_first(block: pages.Block) -> bool:
     return block.page == TUTORIAL and f"hydra.run.dir={FIRST}\n" in block.code
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """The folder of `influcoder` and `python` for the pages, see `warm`."""
+    folder = tmp_path_factory.mktemp("commands")
+    server = warm.start(folder)
+    yield folder
+    server.kill()
+    server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +65,11 @@ def folder(tmp_path, first, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_every_block_runs(page, folder):
+def test_every_block_runs(page, folder, commands):
     names = {"__name__": "__main__"}
     for block in pages.blocks(page):
         if not makes_first(block):
-            pages.run(block, folder, names)
+            pages.run(block, folder, names, commands)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""Commands of the pages, run by a process that has imported what takes seconds.
+
+``warm.start(folder)`` puts ``influcoder`` and ``python`` into a folder for PATH. Each hands its
+arguments, environment, working folder and streams to a server, which forks and does in the fork
+what the command would have done in a process of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+COMMANDS = ("influcoder", "python")
+_CLIENT = """\
+#!{python} -SE
+import json, os, socket, sys
+name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+if name == "python" and not (arguments and arguments[0].endswith(".py")):
+    os.execv({python!r}, [{python!r}, *arguments])
+server = socket.socket(socket.AF_UNIX)
+server.connect({place!r})
+socket.send_fds(server, [b"x"], [0, 1, 2])
+asked = {{"name": name, "arguments": arguments, "folder": os.getcwd(), "env": dict(os.environ)}}
+server.sendall(json.dumps(asked).encode())
+server.shutdown(socket.SHUT_WR)
+sys.exit(int(server.recv(16)))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start the server, and put the commands into ``folder``; its end is the caller's affair."""
+    place = str(folder / "server")
+    for name in COMMANDS:
+        path = folder / name
+        path.write_text(_CLIENT.format(python=sys.executable, place=place), encoding="utf-8")
+        path.chmod(0o755)
+    server = subprocess.Popen(
+        [sys.executable, __file__, place], stdout=subprocess.PIPE, text=True, cwd=folder
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    return server
+
+
+def serve(place: str) -> None:
+    """Answer one command after the other."""
+    from influcoder_lightning.recipes import recipe_called
+    from influcoder_lightning.run.config import RECIPES
+
+    for name in RECIPES:
+        recipe_called(name)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        client, _ = listener.accept()
+        _, streams, _, _ = socket.recv_fds(client, 1, 3)
+        asked = json.loads(b"".join(iter(lambda: client.recv(1 << 16), b"")))  # noqa: B023
+        child = os.fork()
+        if child == 0:
+            os._exit(_run(asked, streams))
+        for stream in streams:
+            os.close(stream)
+        _, status = os.waitpid(child, 0)
+        client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        client.close()
+
+
+def _run(asked: dict, streams: list[int]) -> int:
+    """The command, in a fork of the server; its exit code."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    code: object = 0
+    try:
+        if asked["name"] == "python":
+            script, *arguments = asked["arguments"]
+            sys.argv, sys.path[0] = [script, *arguments], str(Path(script).resolve().parent)
+            runpy.run_path(script, run_name="__main__")
+        else:
+            from influcoder_lightning.cli import main
+
+            sys.argv = [str(Path(sys.executable).with_name("influcoder")), *asked["arguments"]]
+            main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code if isinstance(code, int) else 1
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
