@@ -59,9 +59,11 @@ class Key:
 
     def fault(self, value: object) -> str:
         """What the value must be; empty where it is that."""
+        if not self.kinds:
+            return ""
         if value is None:
-            return "" if self.nullable or not self.kinds else f"must be {self._wanted()}"
-        if self.kinds and not any(is_a(value, kind) for kind in self.kinds):
+            return "" if self.nullable else f"must be {self._wanted()}"
+        if not any(is_a(value, kind) for kind in self.kinds):
             return f"must be {self._wanted()}"
         if self.choices and value not in self.choices:
             return f"must be {' or '.join(self.choices)}"
