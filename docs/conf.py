@@ -32,6 +32,7 @@ myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 4  # as Git hosts make them, so that the same links work on both
 
 napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # docstrings give shapes and dtypes; `numpy.object_` is no link
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 88
