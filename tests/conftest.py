@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+import warm
 from hypothesis import HealthCheck, settings
 from lightning.pytorch import LightningModule, Trainer
 from peft import LoraConfig, get_peft_model
@@ -201,3 +202,13 @@ def sentence_encoder():
         transformer = Transformer(folder)
         model = SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
     return model
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """The folder of the commands `influcoder` and `python`, see `warm`."""
+    folder = tmp_path_factory.mktemp("commands")
+    server = warm.start(folder)
+    yield folder
+    server.kill()
+    server.wait()

@@ -26,6 +26,7 @@ _ZUMI = (
     "zumo kel ravi ponu sil dako mefi tul boru wex gani lopa fim jeru tosk vani hul pemo kiru sab"
 )
 _LEXICON = dict(zip(_WORDS, _ZUMI.split(), strict=False))
+_TRIES = 1000  # in a row that bring no new prompt: there is none left to speak of
 _NUMBERS = {2: "twice", 3: "three times", 4: "four times"}
 
 
@@ -182,15 +183,16 @@ def _pool(
 def _draw(rng: np.random.Generator, skill: str, count: int, seen: set[str]) -> list[Row]:
     """``count`` rows of a skill whose prompts were not drawn before."""
     rows: list[Row] = []
-    for _ in range(100 * count):
-        if len(rows) == count:
-            break
+    n_tries = 0
+    while len(rows) < count:
         prompt, response = SKILLS[skill](rng)
+        n_tries += 1
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "response": response, "task": skill})
-    if len(rows) < count:
-        raise ConfigError(f"the skill {skill!r} has too few different prompts for {count} more.")
+            n_tries = 0
+        elif n_tries == _TRIES:
+            raise ConfigError(f"{skill!r} has too few different prompts for {count} rows.")
     return rows
 
 

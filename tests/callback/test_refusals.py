@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from conftest import (
     FineTuning,
     loader,
-    oracle_gradient,
-    relative_error,
     tiny_llama,
     tiny_peft,
     tokens,
@@ -21,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from influcoder_lightning import (
     InfluenceCallback,
-    InfluenceStore,
     collate_with_sample_ids,
     with_sample_ids,
 )
@@ -85,19 +80,6 @@ def test_a_compiled_model(tmp_path):
     module.model = torch.compile(module.model)
     with pytest.raises(CaptureError, match=r"torch\.compile.*allow_compiled=True"):
         fit(tmp_path, module)
-
-
-def test_a_compiled_model_where_it_is_asked_for(tmp_path):
-    module = FineTuning()
-    before = copy.deepcopy(module.model)
-    module.model = torch.compile(module.model, backend="aot_eager")
-    settings = {"projector": "identity", "code_dim": 8, "keep_sketches": True}
-    callback = InfluenceCallback(str(tmp_path / "s"), allow_compiled=True, **settings)
-    rows = tokens(4)
-    trainer(tmp_path, [callback]).fit(module, loader(rows))
-    store = InfluenceStore(tmp_path / "s")
-    for row, sketch in zip(rows, store.sketches(), strict=True):
-        assert relative_error(sketch, oracle_gradient(before, row)) <= 1e-5
 
 
 def test_manual_optimization(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from conftest import (
@@ -18,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from influcoder_lightning import InfluenceCallback
+from influcoder_lightning import InfluenceCallback, InfluenceStore
 from influcoder_lightning.capture.gradients import GradientCapture
 from influcoder_lightning.capture.layers import find_lora_linears
 from influcoder_lightning.errors import CaptureError
@@ -149,3 +151,16 @@ def test_a_compiled_lightning_module_is_refused_by_name(tmp_path):
     callback = InfluenceCallback(str(tmp_path / "store"), sketch_dim=64, code_dim=8)
     with pytest.raises(CaptureError, match=r"torch\.compile"):
         trainer(tmp_path, [callback]).fit(module, loader(ROWS, 3))
+
+
+def test_a_compiled_model_where_it_is_asked_for(tmp_path):
+    module = FineTuning(small())
+    before = copy.deepcopy(module.model)
+    module.model = torch.compile(module.model, backend="eager")
+    settings = {"projector": "identity", "code_dim": 8, "keep_sketches": True}
+    callback = InfluenceCallback(str(tmp_path / "s"), allow_compiled=True, **settings)
+    rows = tokens(4)
+    trainer(tmp_path, [callback]).fit(module, loader(rows))
+    store = InfluenceStore(tmp_path / "s")
+    for row, sketch in zip(rows, store.sketches(), strict=True):
+        assert relative_error(sketch, oracle_gradient(before, row)) <= 1e-5

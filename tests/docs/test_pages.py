@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pages
 import pytest
-import warm
 
 from influcoder_lightning.influence.method import METHODS, built_in
 
@@ -28,23 +27,13 @@ def makes_first(block: pages.Block) -> bool:
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory):
-    """The folder of `influcoder` and `python` for the pages, see `warm`."""
-    folder = tmp_path_factory.mktemp("commands")
-    server = warm.start(folder)
-    yield folder
-    server.kill()
-    server.wait()
-
-
-@pytest.fixture(scope="session")
-def first(tmp_path_factory):
+def first(tmp_path_factory, commands):
     """The run folder that the tutorial makes, with the tutorial's own command."""
     if "TUTORIAL_RUN" in os.environ:
         return Path(os.environ["TUTORIAL_RUN"])
     folder = tmp_path_factory.mktemp("tutorial")
     (block,) = filter(makes_first, pages.blocks(TUTORIAL))
-    pages.run(block, folder, {})
+    pages.run(block, folder, {}, commands)
     return folder / FIRST
 
 

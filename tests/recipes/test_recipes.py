@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -320,15 +319,9 @@ def test_errors_are_one_line(base, tmp_path, capsys, recipe, overrides, words):
 # --------------------------------------------------------------------------- command line
 
 
-def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "influcoder_lightning.cli", *arguments],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        arguments, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -355,17 +348,18 @@ def test_help_needs_no_torch(tmp_path):
         ("+selct.k=3", "did you mean 'select.k'?"),
     ],
 )
-def test_unknown_names_on_the_command_line(tmp_path, argument, words):
-    done = command(argument, cwd=tmp_path)
+def test_unknown_names_on_the_command_line(commands, tmp_path, argument, words):
+    done = command(commands / "influcoder", argument, cwd=tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert words in done.stderr
 
 
-def test_a_quota_for_each_group_is_no_unknown_key(base, tmp_path):
+def test_a_quota_for_each_group_is_no_unknown_key(commands, base, tmp_path):
     quota = "+select.quota={translate:2,add:1,sort:0,reverse:0,repeat:0,initials:0}"
     options = ["recipe=select", f"from={base}", "select.strategy=per_group", "select.k=null"]
-    done = command(*options, quota.removeprefix("+"), f"hydra.run.dir={tmp_path}/r", cwd=tmp_path)
+    options += [quota.removeprefix("+"), f"hydra.run.dir={tmp_path}/r"]
+    done = command(commands / "influcoder", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     tasks = [row["task"] for row in load_rows(tmp_path / "r" / "selected.jsonl")]
     assert sorted(tasks) == ["add", "translate", "translate"]
@@ -374,22 +368,18 @@ def test_a_quota_for_each_group_is_no_unknown_key(base, tmp_path):
     assert done.stderr == ""
 
 
-def test_scripts_at_the_top_run_from_anywhere(base, tmp_path):
+def test_scripts_at_the_top_run_from_anywhere(commands, base, tmp_path):
     script = Path(__file__).parents[2] / "recipes" / "choose.py"
-    done = subprocess.run(
-        [sys.executable, str(script), f"from={base}", "hydra.run.dir=chosen"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = [f"from={base}", "hydra.run.dir=chosen"]
+    done = command(commands / "python", script, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "chosen" / "selected.jsonl").is_file()
 
 
 @pytest.mark.slow
-def test_sweep_with_joblib(base, tmp_path):
+def test_sweep_with_joblib(commands, base, tmp_path):
     done = command(
+        commands / "influcoder",
         "-m",
         "recipe=retrain",
         f"from={base}",

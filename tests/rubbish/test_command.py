@@ -15,12 +15,11 @@ from corpus import canary_path, canary_pickle
 ROOM = 6 * 2**30  # torch alone maps some of it
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(commands: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     limit = (ROOM, ROOM)
     return subprocess.run(
-        [sys.executable, "-m", "influcoder_lightning.cli", *arguments],
+        [commands / "influcoder", *arguments],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -29,11 +28,11 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_pool_that_is_a_pickle(tmp_path):
+def test_a_pool_that_is_a_pickle(commands, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "pool.jsonl").write_bytes(canary_pickle(folder))
-    done = command(folder, "recipe=valuate", "data.pool=pool.jsonl", "hydra.run.dir=run")
+    done = command(commands, folder, "recipe=valuate", "data.pool=pool.jsonl", "hydra.run.dir=run")
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, lines
@@ -46,8 +45,8 @@ def test_a_pool_that_is_a_pickle(tmp_path):
 @pytest.mark.parametrize(
     "argument", ["train.lr=[1", "train=[1]", "data.pool=a=b", "recipe=../../x", "lora.r=${"]
 )
-def test_what_hydra_itself_refuses(tmp_path, argument):
-    done = command(tmp_path, argument)
+def test_what_hydra_itself_refuses(commands, tmp_path, argument):
+    done = command(commands, tmp_path, argument)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()
@@ -68,7 +67,7 @@ read_all(Path(sys.argv[2]))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
 rng = np.random.default_rng(0)
-for at in rng.integers(0, len(data), 80).tolist():
+for at in rng.integers(0, len(data), 40).tolist():
     path.write_bytes(flipped(data, at, at))
     try:
         read_all(path)

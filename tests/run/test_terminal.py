@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,15 @@ from running import TINY
 
 from influcoder_lightning.run.progress import newest_metrics
 
-COMMAND = [sys.executable, "-m", "influcoder_lightning.cli", *TINY, "seeds=[0]"]
+OPTIONS = [*TINY, "seeds=[0]", "hydra.run.dir=run"]
 SETTINGS = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "xterm"}
 
 
-def on_a_terminal(folder: Path) -> str:
+def on_a_terminal(commands: Path, folder: Path) -> str:
     """All that the command writes to a terminal of 100 columns."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "hydra.run.dir=run"],
+        [commands / "influcoder", *OPTIONS],
         cwd=folder,
         env=os.environ | SETTINGS,
         stdin=its,
@@ -45,8 +44,8 @@ def on_a_terminal(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_what_goes_on(tmp_path):
-    shown = on_a_terminal(tmp_path)
+def test_a_terminal_shows_what_goes_on(commands, tmp_path):
+    shown = on_a_terminal(commands, tmp_path)
     live = re.findall(r"fine-tuning\W[^\r\n]*?(\d+) of (\d+)", shown)
     assert {total for _, total in live} == {"8"}
     assert "drift" in shown
@@ -65,9 +64,9 @@ def test_metrics_beside_the_bar():
 
 
 @pytest.mark.slow
-def test_a_file_gets_plain_lines(tmp_path):
+def test_a_file_gets_plain_lines(commands, tmp_path):
     done = subprocess.run(
-        [*COMMAND, "hydra.run.dir=run"],
+        [commands / "influcoder", *OPTIONS],
         cwd=tmp_path,
         env=os.environ | SETTINGS,
         capture_output=True,

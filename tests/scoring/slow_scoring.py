@@ -1,9 +1,8 @@
-"""``python slow_scoring.py FOLDER TOWER`` scores FOLDER/pool.jsonl into FOLDER/s, slowly."""
+"""Scores slowly, so that there is time to kill the process."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from influcoder_lightning.scoring.sealed_parts import ScoreParts
 
 
 def main(folder: Path, tower: Path) -> None:
+    """Score FOLDER/pool.jsonl into FOLDER/s."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     step = TextScorer.predict_step
 
@@ -25,7 +25,3 @@ def main(folder: Path, tower: Path) -> None:
     TextScorer.predict_step = slow
     parts = ScoreParts(folder / "s", 600, 20)
     Scoring(str(folder / "pool.jsonl"), tower, np.load(folder / "queries.npy"), parts, 10).run(1)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

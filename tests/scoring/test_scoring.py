@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import slow_scoring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from warm import FORKS
 
 from influcoder_lightning import load_rows, row_ids, write_jsonl
 from influcoder_lightning.data.overlap import PoolOverlap
@@ -139,16 +138,16 @@ def test_killed_in_the_middle_it_goes_on(tmp_path, tower, queries):
     write_jsonl(rows, tmp_path / "pool.jsonl")
     np.save(tmp_path / "queries.npy", queries)
     work = scoring(tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 600, 20)
-    command = [sys.executable, str(HERE / "slow_scoring.py"), str(tmp_path), str(tower)]
     before: dict[str, int] = {}
     for _ in range(2):
-        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = FORKS.Process(target=slow_scoring.main, args=(tmp_path, tower))
+        process.start()
         enough = work.parts.n_sealed_rows() + 60
         while work.parts.n_sealed_rows() < enough:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         now = {p.name: p.stat().st_mtime_ns for p in work.parts.folder.glob("part-*")}
         assert before.items() <= now.items()
         before = now
@@ -163,12 +162,13 @@ def test_the_signal_to_end_is_heeded(tmp_path, tower, queries):
     write_jsonl(texts(600), tmp_path / "pool.jsonl")
     np.save(tmp_path / "queries.npy", queries)
     work = scoring(tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 600, 20)
-    command = [sys.executable, str(HERE / "slow_scoring.py"), str(tmp_path), str(tower)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = FORKS.Process(target=slow_scoring.main, args=(tmp_path, tower))
+    process.start()
     while not work.parts.n_sealed_rows():
         time.sleep(0.01)
     process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
     assert work.parts.n_sealed_rows() < 600
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from conftest import FineTuning, loader, relative_error, tiny_peft, tokens, trai
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
+from warm import FORKS
 
 from influcoder_lightning import InfluenceCallback, InfluenceStore
 from influcoder_lightning.capture.padding import n_before_padding
@@ -28,21 +28,13 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
 
 
-# Two processes that are there already, as torchrun starts them: all they import is imported once.
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    ["lightning.pytorch", "peft", "torch.distributed.fsdp", "torchdata.stateful_dataloader",
-     "transformers.models.llama.modeling_llama", "influcoder_lightning.callback.influence_callback"]
-)  # fmt: skip
-
-
 def launch(folder, kind, **options):
-    """Both processes of a run to their end; its store."""
+    """Both processes of a run, there already as torchrun starts them, to their end; its store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     processes = [
-        WARM.Process(
+        FORKS.Process(
             target=two_processes.one_of_two,
             args=(folder, kind, options, place | {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}),
         )
@@ -56,18 +48,22 @@ def launch(folder, kind, **options):
     return InfluenceStore(folder / "store")
 
 
-def launch_script(folder, kind, **options):
+def script(commands, name, *arguments, folder):
     """As a user does it: Lightning starts the second process."""
-    command = [sys.executable, "-W", "ignore", str(HERE / "two_processes.py"), str(folder), kind]
     done = subprocess.run(
-        [*command, json.dumps(options)],
+        [commands / "python", HERE / name, *arguments],
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
+        cwd=folder,
         env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def launch_script(commands, folder, kind, **options):
+    script(commands, "two_processes.py", folder, kind, json.dumps(options), folder=folder)
     return InfluenceStore(folder / "store")
 
 
@@ -101,10 +97,10 @@ def by_key(store, feature="gradient"):
 
 
 @pytest.mark.parametrize("kind", ["ddp", "spawn", "fsdp2"])
-def test_two_processes_capture_what_one_does(tmp_path, kind):
+def test_two_processes_capture_what_one_does(commands, tmp_path, kind):
     updates = kind != "fsdp2"
     reference = one_process(tmp_path, co_train=False, optimizer_features=updates)
-    started = launch if kind == "fsdp2" else launch_script
+    started = launch if kind == "fsdp2" else partial(launch_script, commands)
     store = started(tmp_path, kind, co_train=False, optimizer_features=updates)
     assert store.attributes["complete"]
     assert store.attributes["parts"] == [8, 8]
@@ -172,18 +168,9 @@ def test_a_resumed_run_of_two_processes(tmp_path, kind):
     np.testing.assert_array_equal(store.codes(), reference.codes())
 
 
-def test_a_multirun_does_not_mix_folders(tmp_path):
-    command = [sys.executable, "-W", "ignore", str(HERE / "hydra_app.py"), "-m", "rate=0.01,0.02"]
-    done = subprocess.run(
-        [*command, f"hydra.sweep.dir={tmp_path}/sweep"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_a_multirun_does_not_mix_folders(commands, tmp_path):
+    sweep = ["-m", "rate=0.01,0.02", f"hydra.sweep.dir={tmp_path}/sweep"]
+    script(commands, "hydra_app.py", *sweep, folder=tmp_path)
     for job in ("0", "1"):
         store = InfluenceStore(tmp_path / "sweep" / job / "store")
         assert sorted(store.sample_ids.tolist()) == list(range(8))
