@@ -92,6 +92,19 @@ class _Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
         """An object that occurs twice is written twice."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Escaped where YAML's reader would fold a NEL, which the dumper writes as it is."""
+        quoted = "\x85" in text
+        node: yaml.ScalarNode = (
+            self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+            if quoted
+            else self.str_representer(self, text)
+        )
+        return node
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def load_config(folder: Path) -> Settings:
     """The settings of a run: all keys of the command, its ``facts``, and ``complete``.

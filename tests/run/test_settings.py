@@ -14,7 +14,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.recipes import recipe_called
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.run_folder import absolute_paths, continue_run
-from influcoder_lightning.run.saved_config import begin_config, load_config, save_config
+from influcoder_lightning.run.saved_config import as_yaml, begin_config, load_config, save_config
 from influcoder_lightning.run.settings import Settings, literal, plain, resolved
 
 MARKS = [
@@ -33,6 +33,8 @@ MARKS = [
     "&x",
     "%s",
     ".",
+    "\x85",
+    "\u2028",
 ]
 TEXTS = st.lists(
     st.sampled_from(MARKS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3),
@@ -65,6 +67,12 @@ def test_text_stays_literal_through_a_chain_of_steps(tmp_path_factory, text, sco
     first = load_config(folder / "0")  # icp and lds are a step's own
     assert first.icp.template == f"<{text}"
     assert first.lds.scores == {name: str(Path(f"/{value}")) for name, value in scores.items()}
+
+
+def test_a_line_break_of_another_alphabet_is_kept():
+    for mark in "\x85\u2028\u2029\r\n":
+        content = {f"'{mark}": [f"{mark}x", f"#{mark}", mark]}
+        assert OmegaConf.to_container(OmegaConf.create(as_yaml(content))) == content
 
 
 @settings(deadline=None, max_examples=60, database=None)
