@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,9 +36,8 @@ def resolve_function(function: Any, option: str) -> Any:
     """
     if not isinstance(function, str):
         return function
-    module, _, name = function.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"`{option}={function!r}` looks like the path of a function, but cannot be "

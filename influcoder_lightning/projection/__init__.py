@@ -1,12 +1,11 @@
-"""Flattened per-sample gradients -> sketches; a projector registers itself under its name."""
+"""Flattened per-sample gradients -> sketches."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -14,13 +13,6 @@ from influcoder_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MODULES = {
-    "countsketch": "countsketch",
-    "identity": "identity",
-    "rademacher": "rademacher",
-    "factored": "factored",
-}
 
 
 class Matrix(Protocol):
@@ -44,20 +36,11 @@ class Matrix(Protocol):
 
 
 class Projector(ABC):
-    """A linear map of the flattened LoRA gradient, applied layer by layer.
-
-    Subclasses register with ``class X(Projector, name="x")``.
-    """
+    """A linear map of the flattened LoRA gradient, applied layer by layer."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1  # of what a seed means; sketches of two versions do not compare
-    _registry: ClassVar[dict[str, type[Projector]]] = {}
     dim: int
-
-    def __init_subclass__(cls, name: str, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = name
-        Projector._registry[name] = cls
 
     @abstractmethod
     def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
@@ -81,14 +64,23 @@ def build_projector(name: str, layers: Sequence[Matrix], dim: int, seed: int) ->
         ConfigError: unknown name (the known ones are listed).
     """
     check_projector(name)
-    importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    return Projector._registry[name](layers, dim, seed)
+    return _projectors()[name](layers, dim, seed)
 
 
 def check_projector(name: str) -> None:
     """Raise ``ConfigError`` unless a projector of that name exists."""
-    if name not in _MODULES:
-        raise ConfigError(f"unknown projector {name!r}: choose one of {sorted(_MODULES)}.")
+    if name not in _projectors():
+        raise ConfigError(f"unknown projector {name!r}: choose one of {sorted(_projectors())}.")
+
+
+def _projectors() -> dict[str, type[Projector]]:
+    # Here, since each of their files imports this one.
+    from influcoder_lightning.projection.countsketch import CountSketch
+    from influcoder_lightning.projection.factored import Factored
+    from influcoder_lightning.projection.identity import Identity
+    from influcoder_lightning.projection.rademacher import Rademacher
+
+    return {kind.name: kind for kind in (CountSketch, Factored, Identity, Rademacher)}
 
 
 def layer_generator(seed: int, name: str) -> np.random.Generator:

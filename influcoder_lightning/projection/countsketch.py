@@ -27,9 +27,10 @@ def few_blocks(device: torch.device) -> int:
     return 256 if device.type == "cpu" else 64
 
 
-class CountSketch(Projector, name="countsketch"):
+class CountSketch(Projector):
     """Seeded CountSketch to ``dim`` buckets shared by all layers."""
 
+    name = "countsketch"
     version = 3  # 1: scattered buckets; 2: always row-major
 
     def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:

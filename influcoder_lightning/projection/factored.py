@@ -14,11 +14,13 @@ from torch import Tensor
 from influcoder_lightning.projection import Matrix, Projector, layer_generator
 
 
-class Factored(Projector, name="factored"):
+class Factored(Projector):
     """Seeded Gaussian factors of rank ``k = max(1, round(sqrt(dim / n_layers)))`` per layer.
 
     ``dim`` becomes ``n_layers * k**2``; 64 numbers per LoRA matrix are the published k = 8.
     """
+
+    name = "factored"
 
     def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.rank = max(1, round((dim / len(layers)) ** 0.5))

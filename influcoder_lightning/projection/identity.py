@@ -9,8 +9,10 @@ from torch import Tensor
 from influcoder_lightning.projection import Matrix, Projector
 
 
-class Identity(Projector, name="identity"):
+class Identity(Projector):
     """Keeps every coordinate, at ``layer.offset``; ``dim`` and ``seed`` are ignored."""
+
+    name = "identity"
 
     def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.dim = sum(layer.numel for layer in layers)

@@ -19,8 +19,10 @@ from influcoder_lightning.projection import Matrix, Projector, layer_generator
 _BLOCK = 2048  # coordinates whose signs are held at a time
 
 
-class Rademacher(Projector, name="rademacher"):
+class Rademacher(Projector):
     """Seeded +-1/sqrt(dim) matrix from all coordinates to ``dim`` numbers."""
+
+    name = "rademacher"
 
     def __init__(self, layers: Sequence[Matrix], dim: int, seed: int) -> None:
         self.dim = dim
