@@ -165,6 +165,6 @@ def _refuse_no_model(name: str, option: str = "model.name") -> None:
 def _not_loadable(what: str, name: str, error: Exception, option: str = "model.name") -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"no {what} could be loaded from {option}={name!r}: {first} Give a folder written by "
+        f"no {what} could be loaded from {option}={name!r}: {first:.300} Give a folder written by "
         "save_pretrained, or a name on the Hugging Face hub that is reachable from here."
     )

@@ -314,6 +314,8 @@ def _comparable(description: Description) -> dict[str, Any]:
     attributes = store["attributes"]
     values = {"processes": description["world_size"], **_ADDED, **attributes["config"]}
     values |= {f"lora.{name}": value for name, value in attributes["lora"].items()}
+    if values.get("lora.base_model") in ("", "None"):  # what releases of transformers call no name
+        values["lora.base_model"] = None
     values["projector_version"] = attributes["projector"]["version"]
     layers = [list(layer) for layer in store["layers"]]
     values |= {"layers": layers, "code_dim": store["code_dim"], "sketch_dim": store["sketch_dim"]}

@@ -123,7 +123,8 @@ def test_values_that_are_not_finite_are_named(per_query, value):
 ids = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=40),
     st.lists(st.integers(0, 6), min_size=1, max_size=40),
-    st.lists(st.text(max_size=2), min_size=1, max_size=40),
+    # No NUL: it ends a text in HDF5, and ids with one are refused.
+    st.lists(st.text(st.characters(exclude_characters="\0"), max_size=2), min_size=1, max_size=40),
 )
 
 
