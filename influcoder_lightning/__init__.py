@@ -17,7 +17,7 @@ _EXPORTS = {
     "available_methods": "influence.registry",
     "collate_samples": "data.tokenization",
     "collate_with_sample_ids": "data.sample_ids",
-    "default_template": "data.template",
+    "default_template": "data.encoders",
     "extract_features": "extract",
     "load_rows": "data.rows",
     "load_scores": "influence.score_files",

@@ -90,7 +90,8 @@ _HANDED_ON = {
             "collate_with_sample_ids with_sample_ids"
         ),
         "data.skills": "SKILLS SkillData make_skill_data",
-        "data.template": "Template default_template",
+        "data.encoders": "default_template",
+        "data.template": "Template",
         "data.tiny_model": "build_tiny_llama build_tokenizer pretrain",
         "data.tokenization": (
             "SampleCollator TokenizedDataset TruncationReport collate_samples tokenize_rows"

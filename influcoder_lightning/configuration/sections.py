@@ -21,8 +21,9 @@ class Model:
     )
     template: str | None = key(
         None,
-        "text around a row, with {prompt} and {response}; null: an instruction frame with the "
-        "tokenizer's begin and end tokens",
+        "chat: the tokenizer's own chat template; instruction: a frame with the tokenizer's begin "
+        "and end tokens; or a frame of your own, with {prompt} and {response}; null: chat where "
+        "the tokenizer has a chat template, else instruction",
     )
     adapter: str | None = key(
         None,
@@ -33,20 +34,45 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """JSONL files (.gz too), `datasets` folders, or several by a pattern ('rows-*.jsonl'); rows
-    have prompt, response, and may have id, task, group.
+    """Files (JSONL, JSON, CSV, TSV, Parquet; .gz, .bz2, .zst), `datasets` folders, hub names,
+    several by a pattern ('rows-*.jsonl') or as a list; rows may have id, task, group.
     """
 
-    pool: str | None = key(None, "rows to choose from (all recipes but quickstart and agreement)")
-    query: str | None = key(
+    pool: str | list[str] | None = key(
+        None, "rows to choose from (all recipes but quickstart and agreement)"
+    )
+    query: str | list[str] | None = key(
         None,
         "rows that show what the model should become better at; without them only "
         "rank.method=self and baselines rank",
     )
-    eval: str | None = key(
+    eval: str | list[str] | None = key(
         None,
         "rows that held-out losses are measured on (compare, pipeline, loop, retrain); none of "
         "them in pool or query",
+    )
+    format: str | None = key(
+        None,
+        "what the pool's columns mean: "
+        "prompt/response, prompt/completion, messages, conversations, instruction/output, "
+        "instruction/response, question/answer, preference, rejected or text; null: recognised",
+    )
+    columns: Any = key(
+        None, "the pool's columns by what they stand for, {prompt: question, response: answer}"
+    )
+    split: str | None = key(None, "of a data set with several, such as train[:1000] on the hub")
+    revision: str | None = key(None, "of a data set on the hub: branch, tag or commit")
+    train_on: str = key(
+        "assistant",
+        "which turns of a conversation have a loss: every one of the assistant, its last, or all "
+        "tokens",
+        choices=("assistant", "last", "all"),
+    )
+    too_long: str = key(
+        "cut_prompt",
+        "of a row of more than train.max_length tokens: its prompt loses its head, its end is "
+        "cut, it is left out, or the run ends",
+        choices=("cut_prompt", "cut_response", "drop", "error"),
     )
 
 

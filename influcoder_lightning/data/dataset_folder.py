@@ -7,14 +7,15 @@ rows that stand for far more text than the folder holds, were made by somebody e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from influcoder_lightning.data.json_forms import json_form
-from influcoder_lightning.errors import ConfigError, DataError
+from influcoder_lightning.data.json_forms import json_forms
+from influcoder_lightning.data.unread import UnreadRow
+from influcoder_lightning.errors import DataError
 from influcoder_lightning.files import n_written, read_whole, why_no_file
 
 if TYPE_CHECKING:
@@ -26,22 +27,25 @@ _TIMES, _FREE = 64, 2**26
 _ROW = 64  # bytes that a row takes at least
 
 
-def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, object]]]:
+def is_dataset_folder(path: Path) -> bool:
+    """Whether ``save_to_disk`` wrote a folder: a data set, or one with several splits."""
+    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
+def unread_dataset_rows(path: Path, split: str | None = None) -> Iterator[UnreadRow]:
     """The rows of a folder one after the other, with their JSON forms, none read before its call.
 
+    Args:
+        path: the folder.
+        split: which, where it has several.
+
     Raises:
-        DataError: the folder is none of `datasets`, has several splits, is damaged, or unpacks to
-            far more than it holds.
-        ConfigError: `datasets` is not installed.
+        DataError: the folder has several splits and none is named, is damaged, or unpacks to far
+            more than it holds.
     """
-    _check(path)
-    try:
-        from datasets import load_from_disk
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} is a `datasets` folder, and `datasets` is not installed. "
-            "Run `pip install datasets`, or export the rows as JSONL."
-        ) from error
+    from datasets import load_from_disk
+
+    path = _split_of(path, split)
     with _damage_named(path):
         files = _data_files(path)
         most = _FREE + _TIMES * sum(n_written(file) for file in files)
@@ -49,7 +53,7 @@ def unread_dataset_rows(path: Path) -> Iterator[Callable[[], dict[str, object]]]
         n_rows = len(dataset)
     reader = _Reader(path, dataset, most)
     for index in range(n_rows):
-        yield partial(reader.row, index)
+        yield UnreadRow(f"{path}: row {index}", partial(reader.row, index))
 
 
 class _Reader:
@@ -64,10 +68,7 @@ class _Reader:
         where = f"{self._path}: row {index}"
         with _damage_named(self._path):
             values = dict(self._dataset[index])
-        try:
-            row = {name: json_form(value, name) for name, value in values.items()}
-        except (DataError, RecursionError) as error:
-            raise DataError(f"{where}: {error}") from error
+        row = json_forms(values, where)
         self._size += _ROW + _length(row)
         if self._size > self._most:
             raise DataError(
@@ -77,15 +78,16 @@ class _Reader:
         return row
 
 
-def _check(path: Path) -> None:
-    if (path / "dataset_dict.json").is_file():
-        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
-        raise DataError(f"{path}: has several splits. Give one of them: {', '.join(splits)}.")
-    if not (path / "dataset_info.json").is_file():
-        raise DataError(
-            f"{path}: a folder, but not one written by Dataset.save_to_disk. Give a JSONL file or "
-            "such a folder."
-        )
+def _split_of(path: Path, split: str | None) -> Path:
+    """The folder of one split."""
+    if not (path / "dataset_dict.json").is_file():
+        return path
+    splits = sorted(child.name for child in path.iterdir() if child.is_dir())
+    if split is None:
+        raise DataError(f"{path}: has several splits. Give data.split: {', '.join(splits)}.")
+    if split not in splits:
+        raise DataError(f"{path}: no split {split!r:.60}; it has {', '.join(splits)}.")
+    return path / split
 
 
 def _data_files(path: Path) -> list[Path]:

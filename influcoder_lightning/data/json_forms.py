@@ -7,6 +7,7 @@ import datetime
 import decimal
 import math
 import uuid
+from collections.abc import Mapping
 
 from influcoder_lightning.errors import DataError
 
@@ -48,3 +49,15 @@ def json_form(value: object, column: str) -> object:
         f"the column {column!r} holds a {type(value).__name__}, which no JSON file can hold, so "
         "that chosen rows could not be written. Take it out: dataset.remove_columns(...)."
     )
+
+
+def json_forms(row: Mapping[str, object], where: str) -> dict[str, object]:
+    """A whole row, see `json_form`.
+
+    Raises:
+        DataError: a value has no such form, or is nested too deep; names the row.
+    """
+    try:
+        return {name: json_form(value, name) for name, value in row.items()}
+    except (DataError, RecursionError) as error:
+        raise DataError(f"{where}: {error}") from error

@@ -1,59 +1,121 @@
-"""Rows of instruction data: read and checked, named, written.
+"""Rows of instruction data: read and checked, named, written."""
 
-A row is ``{"prompt", "response", optional "id", "task", "group"}``; other keys stay as they are.
-"""
+from __future__ import annotations
 
-import glob
-import gzip
 import json
-import math
 import os
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from influcoder_lightning.data.dataset_folder import unread_dataset_rows
+from influcoder_lightning.data.formats import Row, TextRow
+from influcoder_lightning.data.row_files import Source, raw_rows
+from influcoder_lightning.data.shapes import Shape, shape_of
+from influcoder_lightning.data.unread import UnreadRow
 from influcoder_lightning.errors import DataError
-from influcoder_lightning.files import LONGEST, most_unpacked, why_no_file
-from influcoder_lightning.ids import is_canonical_int, unwritable
+from influcoder_lightning.ids import is_canonical_int
 
-Row = dict[str, Any]
-TextRow = Mapping[str, Any]
-"""A row that is only read: ``prompt`` and ``response``, and whatever else it holds."""
-UnreadRow = Callable[[], Row]
+ReadRow = Callable[[], Row]
 """Parses and checks one row; raises the errors of `load_rows`."""
 
-_TIMES = (
-    64  # its own size that a .gz may unpack to; rows that share a long prompt pack to a fiftieth
-)
-_REQUIRED = ("prompt", "response")
-_OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where rows are, and what they mean; plain data, for other processes too.
+
+    Attributes:
+        place: file, folder, pattern, hub name, or several, see `row_files.raw_rows`.
+        format: a key of `formats.FORMATS`; None: by the columns.
+        columns: the file's names by what they stand for, ``{"prompt": "question"}``.
+        split: of a data set.
+        revision: of a data set of the hub.
+    """
+
+    place: Source
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """Where the rows are."""
+        if isinstance(self.place, str | os.PathLike):
+            return str(self.place)
+        return ", ".join(map(str, self.place))
+
+    def load(self) -> tuple[list[Row], Shape]:
+        """All rows, and what they were taken for.
+
+        Raises:
+            DataError, ConfigError: as `load_rows`.
+        """
+        rows, shape = [], None
+        for shape, raw in self._shaped():
+            rows.append(shape.row(raw.read(), raw.where))
+        if shape is None:
+            raise DataError(
+                f"{self}: no rows. Each needs prompt and response, or another of the known formats."
+            )
+        return rows, shape
+
+    def unread(self) -> Iterator[ReadRow]:
+        """The rows one after the other, none of them parsed before it is called."""
+        for shape, raw in self._shaped():
+            yield partial(_read, shape, raw)
+
+    def verbatim(self) -> Iterator[UnreadRow]:
+        """The rows as the source has them."""
+        return raw_rows(self.place, self.split, self.revision)
+
+    def _shaped(self) -> Iterator[tuple[Shape, UnreadRow]]:
+        shape = None
+        for raw in self.verbatim():
+            if shape is None:
+                first = raw.read()  # once: readers count what they have read
+                shape = shape_of(first, raw.where, self.format, self.columns)
+                raw = UnreadRow(raw.where, partial(_given, first))
+            yield shape, raw
 
 
-def load_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """Read rows from a JSONL file, or from a folder written by ``datasets`` (``save_to_disk``).
+def _given(row: object) -> object:
+    return row
 
-    A file whose name ends in ``.gz`` is unpacked on the way. A name with ``*``, ``?`` or ``[``
-    stands for all that match it, in the order of their names. An optional field that is null
-    counts as not given. Columns of a ``datasets`` folder that JSON does not know take the form that
-    :mod:`~influcoder_lightning.data.json_forms` gives them.
+
+def _read(shape: Shape, raw: UnreadRow) -> Row:
+    return shape.row(raw.read(), raw.where)
+
+
+def load_rows(
+    path: Source, format: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Read rows from files, folders of ``datasets``, patterns of names, the hub, or a list of them.
+
+    What the columns mean is recognised (prompt and response, messages, Alpaca, ...; the table is in
+    :mod:`~influcoder_lightning.data.formats`), or said.
+
+    Args:
+        path: JSON Lines, a JSON array (``.json``), CSV, TSV or Parquet; packed by ``.gz``, ``.bz2``
+            or ``.zst``; a folder as ``Dataset.save_to_disk`` writes it; ``owner/name`` of the hub.
+            A name with ``*``, ``?`` or ``[`` stands for all that match it, in their order.
+        format: of the rows. Default: by the columns of the first one.
+        columns: the file's names by what they stand for, ``{"prompt": "question"}``.
+
+    Returns:
+        Rows with ``prompt`` and ``response``, those of conversations with ``messages``, too. An
+        optional field that is null counts as not given. Values that JSON does not know take the
+        form that :mod:`~influcoder_lightning.data.json_forms` gives them.
 
     Raises:
         DataError: When there is nothing to read, a line is broken, or a field is missing or of the
             wrong type; names the file, the line (or row) and the field.
-        ConfigError: For a ``datasets`` folder when ``datasets`` is not installed.
+        ConfigError: For an unknown format.
     """
-    rows = [read() for read in unread_rows(path)]
-    if not rows:
-        raise DataError(f"{path}: no rows. Each line needs a JSON object with prompt and response.")
-    return rows
+    return RowSource(path, format, columns or {}).load()[0]
 
 
-def unread_rows(path: str | os.PathLike[str]) -> Iterator[UnreadRow]:
+def unread_rows(source: Source | RowSource) -> Iterator[ReadRow]:
     """The rows of `load_rows` one after the other, none of them parsed before it is called.
 
     Passing over rows costs little more than reading the file, and memory does not grow.
@@ -61,23 +123,23 @@ def unread_rows(path: str | os.PathLike[str]) -> Iterator[UnreadRow]:
     Raises:
         DataError, ConfigError: as `load_rows`.
     """
-    for file in row_files(path):
-        yield from _dataset_rows(file) if os.path.isdir(file) else _jsonl_rows(file)
+    return (source if isinstance(source, RowSource) else RowSource(source)).unread()
 
 
-def row_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files and ``datasets`` folders that a path, or a pattern of names, stands for.
+def as_written(source: Source | RowSource, places: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows at some places, as their files have them.
 
     Raises:
-        DataError: One is missing, or neither a regular file nor a folder.
+        DataError: as `load_rows`, or a place that the source no longer has.
     """
-    found = [Path(path)]
-    if not os.path.lexists(path) and glob.has_magic(os.fspath(path)):
-        found = [Path(name) for name in sorted(glob.glob(os.fspath(path)))] or found
-    for file in found:
-        if (why := why_no_file(file)) and not os.path.isdir(file):
-            raise DataError(f"{file}: {why}. Give a JSONL file or a `datasets` folder.")
-    return found
+    source = source if isinstance(source, RowSource) else RowSource(source)
+    wanted, found = set(places), dict[int, Any]()
+    for index, raw in enumerate(source.verbatim()):
+        if index in wanted:
+            found[index] = raw.read()
+    if lost := sorted(wanted - found.keys()):
+        raise DataError(f"{source} has no row {lost[0]} any more; it was changed during the run.")
+    return [found[place] for place in places]
 
 
 def row_ids(rows: Sequence[TextRow]) -> list[int] | list[str]:
@@ -119,6 +181,14 @@ def _refuse_one_name_of_two_kinds(ids: Sequence[int | str]) -> None:
             )
 
 
+def fingerprint_line(row: TextRow, name: object) -> bytes:
+    """What a row adds to the fingerprint of its source: its id and its text."""
+    line = [str(name), row["prompt"], row["response"]]
+    if row.get("messages"):
+        line += [row["messages"], row.get("tools")]
+    return json.dumps(line).encode("utf-8") + b"\n"
+
+
 def write_jsonl(rows: Iterable[TextRow], path: str | os.PathLike[str]) -> None:
     """Write one JSON object per line, UTF-8; the file appears complete or not at all.
 
@@ -138,130 +208,3 @@ def write_jsonl(rows: Iterable[TextRow], path: str | os.PathLike[str]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _jsonl_rows(path: Path) -> Iterator[UnreadRow]:
-    blank, size = 0, 0
-    packed = path.suffix == ".gz"
-    try:
-        file: Any = (gzip.open if packed else open)(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
-    most = most_unpacked(path, _TIMES) if packed else math.inf
-    # Bytes are split at \n only: str.splitlines would also cut at U+2028 inside a string.
-    with file:
-        for number in count(1):
-            where = f"{path}:{number}"
-            if not (line := _line(file, where)):
-                return
-            size += len(line)
-            if size > most:
-                raise DataError(
-                    f"{where}: unpacks to more than {most:,} bytes, {_TIMES} times what the file "
-                    "has. If it is meant to, unpack it first."
-                )
-            if not line.strip():
-                blank = blank or number
-                continue
-            if blank:
-                raise DataError(f"{path}:{blank}: blank line between rows. Delete it.")
-            yield partial(_line_row, line, where, "utf-8-sig" if number == 1 else "utf-8")
-
-
-def _line_row(line: bytes, where: str, encoding: str) -> Row:
-    try:
-        text = line.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8."
-        ) from error
-    return _checked_row(_parsed(text, where), where)
-
-
-def _line(file: BinaryIO, where: str) -> bytes:
-    try:
-        line = file.readline(LONGEST + 1)
-    except (OSError, EOFError, zlib.error) as error:  # the last two from a damaged .gz
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{where}: cannot be read ({reason}).") from error
-    if len(line) > LONGEST:
-        raise DataError(
-            f"{where}: a line of more than {LONGEST:,} bytes. Each line needs one row; was the "
-            "file damaged?"
-        )
-    return line
-
-
-def _parsed(text: str, where: str) -> object:
-    try:
-        row: object = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_no_repeats,
-        )
-        if "\\ud" in text.lower():
-            # A lone surrogate is legal in JSON, but no tokenizer and no UTF-8 file can hold it.
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: the string has a lone surrogate (\\ud8xx). Remove it, or write the pair."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: no valid JSON: {error}. Each line needs one object.") from error
-    return row
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON; write null or a number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is larger than a double can hold")
-    return value
-
-
-def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object; the parser itself would silently keep the last of two equal keys."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        again = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {again!r:.60} occurs twice")
-    return content
-
-
-def _checked_row(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where}: a row must be an object with prompt and response, not {type(row).__name__}."
-        )
-    for field in _REQUIRED:
-        if field not in row:
-            raise DataError(f"{where}: the field {field!r} is missing. It must be a string.")
-        if not isinstance(row[field], str):
-            raise DataError(
-                f"{where}: the field {field!r} must be a string, not {type(row[field]).__name__}."
-            )
-    for field, types in _OPTIONAL.items():
-        value = row.get(field)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
-            kinds = " or ".join({int: "an integer", str: "a string"}[kind] for kind in types)
-            raise DataError(
-                f"{where}: the field {field!r} must be {kinds}, not {type(value).__name__}."
-            )
-    if isinstance(row.get("id"), int) and not -(2**63) <= row["id"] < 2**63:
-        raise DataError(f"{where}: the field 'id' does not fit 64 bits. Use a string.")
-    if isinstance(row.get("id"), str) and (problem := unwritable(row["id"])):
-        raise DataError(f"{where}: the field 'id' has {problem}. Rename the row.")
-    return row
-
-
-def _dataset_rows(path: Path) -> Iterator[UnreadRow]:
-    for index, read in enumerate(unread_dataset_rows(path)):
-        yield partial(_dataset_row, read, f"{path}: row {index}")
-
-
-def _dataset_row(read: UnreadRow, where: str) -> Row:
-    return _checked_row(read(), where)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROMPT, _RESPONSE = "{prompt}", "{response}"
-_BODY = "### Instruction:\n{prompt}\n### Response:\n{response}"
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ class Template:
         return f"{self.prefix}{prompt}{self.middle}{response}{self.suffix}"
 
 
-def default_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """An instruction frame between the tokenizer's begin and end tokens, where it has them."""
-    return Template(f"{tokenizer.bos_token or ''}{_BODY}{tokenizer.eos_token or ''}")
-
-
 class FrameEncoder:
     """Tokenises ``before + text + after``, where only the frame may hold special tokens."""
 
@@ -83,11 +77,11 @@ class FrameEncoder:
         joined = [f"{before}{text}{after}" for text in texts]
         encoded = self._tokens(joined)
         for index, text in enumerate(texts):
-            if self._spells_special(before, text, after):
+            if self.spells_special(text, before, after):
                 encoded[index] = self._apart(before, text, after)
         return encoded
 
-    def _spells_special(self, before: str, text: str, after: str) -> bool:
+    def spells_special(self, text: str, before: str = "", after: str = "") -> bool:
         """Whether the text holds a special token, alone or together with its frame."""
         return self._count(f"{before}{text}{after}") != self._count(before) + self._count(after)
 

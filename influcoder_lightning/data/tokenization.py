@@ -1,4 +1,4 @@
-"""Prompt and response to tokens, with loss on the response and the end token only."""
+"""Rows to tokens, with a loss on what the assistant says."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from influcoder_lightning.data.rows import TextRow, row_ids
+from influcoder_lightning.data.chat import TRAIN_ON, ChatTemplate
+from influcoder_lightning.data.encoded import Cutter, Encoded
+from influcoder_lightning.data.encoders import encoder_of
+from influcoder_lightning.data.formats import TextRow
+from influcoder_lightning.data.rows import row_ids
 from influcoder_lightning.data.sample_ids import ids_for_batch
-from influcoder_lightning.data.template import FrameEncoder, Template
+from influcoder_lightning.data.template import Template
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.ids import SampleId, checked_id, checked_ids
 
@@ -24,10 +28,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """What was cut so that the samples fit ``max_length`` tokens.
+    """What became of the rows, so that they fit ``max_length`` tokens.
 
     ``n_response_tokens`` counts the tokens that have a loss (after the causal shift), and
-    ``n_without_response`` the rows that have none.
+    ``n_without_response`` the rows that have none, ``n_dropped`` those of them that were too long.
+    ``n_spelling_special`` counts rows whose text spells a special token, which was kept as text.
     """
 
     n_rows: int
@@ -36,6 +41,8 @@ class TruncationReport:
     n_without_response: int
     n_response_tokens: int
     max_length: int
+    n_dropped: int = 0
+    n_spelling_special: int = 0
 
     def summary(self) -> str:
         """One sentence for the log."""
@@ -69,22 +76,22 @@ class TokenizedDataset(Dataset[TokenizedRow]):
         self,
         rows: Sequence[TextRow],
         ids: Sequence[SampleId],
-        contexts: Sequence[list[int]],
-        responses: Sequence[list[int]],
+        encoded: Sequence[Encoded],
         report: TruncationReport,
     ) -> None:
         self.sample_ids = list(ids)
         self.report = report
-        self._rows, self._contexts, self._responses = rows, contexts, responses
+        self._rows, self._encoded = rows, encoded
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> TokenizedRow:
-        context, response = self._contexts[index], self._responses[index]
-        input_ids = torch.tensor(context + response, dtype=torch.int64)
-        labels = input_ids.clone()
-        labels[: len(context)] = IGNORED
+        encoded = self._encoded[index]
+        input_ids = torch.tensor(encoded.ids, dtype=torch.int64)
+        labels = torch.full_like(input_ids, IGNORED)
+        for start, stop in encoded.trained:
+            labels[start:stop] = input_ids[start:stop]
         return {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
@@ -141,70 +148,57 @@ def collate_samples(pad_token_id: int | None, padding_side: str = "right") -> Sa
 def tokenize_rows(
     rows: Sequence[TextRow],
     tokenizer: PreTrainedTokenizerBase,
-    template: Template | str,
+    template: Template | ChatTemplate | str,
     max_length: int,
     ids: Sequence[SampleId] | None = None,
+    *,
+    train_on: str = "assistant",
+    too_long: str = "cut_prompt",
 ) -> TokenizedDataset:
-    """Tokenise rows so that the response always survives.
+    """Tokenise rows, with a loss on what the assistant says and on the end token behind it.
 
-    Prefix, prompt and middle are tokenised as one text, response and suffix as another. A response
-    longer than half of ``max_length`` is cut at its end, and loses the end token with it. The
-    prompt loses its head until everything fits; the template's own text stays. Special tokens that
-    rows spell out (``"</s>"``) stay text.
+    With a `Template`, prefix, prompt and middle are tokenised as one text, response and suffix as
+    another. With ``"chat"``, ids are those of ``tokenizer.apply_chat_template``. Special tokens
+    that rows spell out (``"</s>"``) stay text. Nothing is cut of a row that fits ``max_length``.
 
     Args:
         rows: As from ``load_rows``.
         tokenizer: A Hugging Face tokenizer.
-        template: A :class:`Template` or its text.
-        max_length: Tokens per sample, at most.
+        template: A :class:`Template` or its text; ``"chat"``: the tokenizer's own chat template.
+        max_length: Tokens of a whole row, at most.
         ids: One id per row. Default: ``row_ids(rows)``.
+        train_on: Which turns of a conversation have a loss, see :class:`~.chat.ChatEncoder`.
+        too_long: What is done with a longer row, see :class:`~.encoded.Cutter`.
 
     Raises:
-        DataError: When no row keeps a response token.
-        ConfigError: When ``max_length`` is too small for the template.
+        DataError: When no row keeps a response token, a row does not fit its template, or is too
+            long where that is an error.
+        ConfigError: For an unknown word, or a tokenizer without a chat template.
     """
     if not rows:
         raise DataError("no rows to tokenise.")
-    if isinstance(template, str):
-        template = Template(template)
+    if train_on not in TRAIN_ON:
+        raise ConfigError(f"data.train_on={train_on}: choose one of {', '.join(TRAIN_ON)}.")
     ids = row_ids(rows) if ids is None else [checked_id(value, "ids") for value in ids]
     if len(ids) != len(rows):
         raise DataError(f"{len(ids)} ids for {len(rows)} rows. Give one id per row.")
-
-    encoder = FrameEncoder(tokenizer)
-    responses = encoder.encode("", [row["response"] for row in rows], template.suffix)
-    contexts = encoder.encode(template.prefix, [row["prompt"] for row in rows], template.middle)
-    prefix = encoder.encode(template.prefix, [""], "")[0]
-    n_frame = len(prefix) + len(encoder.encode("", [""], template.middle)[0])
-
-    limit = max_length // 2
-    n_responses = sum(len(response) > limit for response in responses)
-    responses = [response[:limit] for response in responses]
-    # The first token of a sample has nothing before it that could predict it.
-    counts = [len(r) if c else max(len(r) - 1, 0) for c, r in zip(contexts, responses, strict=True)]
+    encode = encoder_of(tokenizer, template, train_on)
+    cutter = Cutter(max_length, too_long)
+    encoded = cutter.fit(encode(rows, [f"row {name}" for name in ids]), ids)
+    counts = [row.n_trained() for row in encoded]
     if not sum(counts):
         raise DataError(
             f"all responses truncated away: no row keeps a response token at max_length="
             f"{max_length}. Raise max_length, or check that the responses are not empty."
         )
-    n_prompts = 0
-    for index, (context, response) in enumerate(zip(contexts, responses, strict=True)):
-        room = max_length - len(response)
-        if len(context) <= room:
-            continue
-        if room < n_frame:
-            raise ConfigError(
-                f"max_length={max_length} leaves {room} tokens for the context of row {index}, "
-                f"and the template alone needs {n_frame}. Raise max_length or shorten the template."
-            )
-        n_prompts += 1
-        contexts[index] = prefix + context[len(context) - (room - len(prefix)) :]
     report = TruncationReport(
         n_rows=len(rows),
-        n_prompts_truncated=n_prompts,
-        n_responses_truncated=n_responses,
+        n_prompts_truncated=cutter.counts["prompts"],
+        n_responses_truncated=cutter.counts["responses"],
         n_without_response=sum(count == 0 for count in counts),
         n_response_tokens=sum(counts),
         max_length=max_length,
+        n_dropped=cutter.counts["dropped"],
+        n_spelling_special=sum(row.spells_special for row in encoded),
     )
-    return TokenizedDataset(rows, ids, contexts, responses, report)
+    return TokenizedDataset(rows, ids, encoded, report)

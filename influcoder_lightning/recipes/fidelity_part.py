@@ -13,8 +13,8 @@ from torch import Tensor
 
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.capture.layers import find_lora_linears
+from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.rows import Row
-from influcoder_lightning.data.template import default_template
 from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.encoder.distillation import DistillationSettings
 from influcoder_lightning.finetune.models import load_model
@@ -72,7 +72,7 @@ def _prepare(
     materials: Materials, texts: dict[str, list[Row]], seed: int, state: str, work: Path
 ) -> StudyData:
     cfg = materials.cfg
-    template = cfg.model.template or default_template(materials.tokenizer)
+    template = template_called(cfg.model.template, materials.tokenizer)
     datasets = {
         name: tokenize_rows(
             rows, materials.tokenizer, template, cfg.train.max_length, list(range(len(rows)))

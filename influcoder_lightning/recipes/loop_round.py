@@ -104,6 +104,8 @@ class Rounds:
         cfg = self.materials.cfg.copy()
         pool = self.folder / f"round_{number - 1}" / SELECTED
         changed = {"data.pool": str(pool), "data.query": str(self.queries), "data.eval": None}
+        # The rows of a round have both texts, and their messages where they have some.
+        changed |= {"data.format": None, "data.columns": None, "data.split": None}
         for key, value in changed.items():
             cfg.put(key, value)
         # A round that was interrupted is done again, unless it saved checkpoints to go on from.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.data.skills import SkillData, make_skill_data
-from influcoder_lightning.data.template import default_template
 from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer, pretrain
 from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.errors import ConfigError
@@ -214,7 +214,7 @@ def make_model(cfg: Settings, data: SkillData, folder: Path) -> None:
     model = build_tiny_llama(
         folder, tokenizer, hidden_size=cfg.quickstart.hidden_size, seed=cfg.seed
     )
-    template = cfg.model.template or default_template(tokenizer)
+    template = template_called(cfg.model.template, tokenizer)
     dataset = tokenize_rows(data.pretrain, tokenizer, template, cfg.train.max_length)
     steps = int(cfg.quickstart.pretrain_steps)
     with stage("pretraining", steps, "steps") as done:

@@ -132,7 +132,7 @@ def adopt_steps(cfg: Settings, given: Collection[str]) -> None:
 
 def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
     if "data.pool" not in given:
-        cfg.data.pool = str(locate(source, SELECTED).absolute())
+        cfg.data.pool, cfg.data.split = str(locate(source, SELECTED).absolute()), None
     adopt_steps(cfg, given)
 
 
@@ -161,7 +161,7 @@ def _comparison_of_choice(folder: Path) -> str | None:
     if earlier.select.k is None:
         command += f" select.k={read_json(folder / 'metrics.json')['n_samples']}"
     if earlier.data.eval is None:
-        given = cfg.data.eval
+        given = cfg.data.eval if isinstance(cfg.data.eval, str) else None
         command += f" data.eval={shlex.quote(shown_path(Path(given))) if given else 'eval.jsonl'}"
     return command
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.data.overlap import PoolOverlap
-from influcoder_lightning.data.rows import load_rows, write_jsonl
+from influcoder_lightning.data.rows import as_written, load_rows, write_jsonl
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
@@ -16,6 +16,7 @@ from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.score import Cost, score_sections
 from influcoder_lightning.report.findings.ranking_curve import plot_ranking
+from influcoder_lightning.run.materials import row_source
 from influcoder_lightning.run.outputs import CHOSEN, RANKED, VALUED
 from influcoder_lightning.run.recipe import Output
 from influcoder_lightning.run.run_folder import RANKING, SELECTED, require
@@ -38,13 +39,13 @@ def survey(cfg: Settings) -> Survey:
     Raises:
         DataError: a broken row, or a query that is evaluated on.
     """
-    path = require(cfg, "data.pool", "score")
+    source = row_source(cfg, "pool", require(cfg, "data.pool", "score"))
     query, evaluation = (
         [] if cfg.data[name] is None else load_rows(cfg.data[name]) for name in ("query", "eval")
     )
     overlap = PoolOverlap(query, evaluation)
     with stage("reading the pool") as done:
-        found = Survey.of(path, overlap, done)
+        found = Survey.of(source, overlap, done)
         done.result = f"{found.n_rows:,} rows"
     return found
 
@@ -102,9 +103,8 @@ class TextScores:
         cfg, pool, parts = self.cfg, self.pool, self.parts
         request = Request("encoder", store=store, queries=query_ids)
         _, ids, queries = tower_and_queries(request)
-        scoring = Scoring(
-            cfg.data.pool, store.folder / "encoder", queries, parts, cfg.score.batch_size
-        )
+        source = row_source(cfg, "pool", cfg.data.pool)
+        scoring = Scoring(source, store.folder / "encoder", queries, parts, cfg.score.batch_size)
         parts.begin(scoring.settings(pool.fingerprint), cfg.resume)
         before = parts.n_sealed_rows()
         if before:
@@ -115,7 +115,7 @@ class TextScores:
             done.result = f"{left:,} rows"
         cost = Cost(left, done.seconds, cfg.score.processes)
         with stage("ranking"):
-            scored = ScoredPool(cfg.data.pool, parts.read(), len(ids))
+            scored = ScoredPool(source, parts.read(), len(ids))
             ranking = scored.ranking
             ranking.save(self.folder / RANKING)
             save_confidence(ranking, self.folder / "confidence.csv")
@@ -133,7 +133,11 @@ class TextScores:
         ids = choose_ids(scored.ranking, seed=self.cfg.seed, **plain(self.cfg.select))
         with stage("reading the chosen rows"):
             chosen = scored.pick(ids)
-        rows = [{**sample.row, "influence_score": sample.score} for sample in chosen]
+            written = as_written(scored.source, [sample.place for sample in chosen])
+        rows = [
+            {**row, "influence_score": sample.score}
+            for row, sample in zip(written, chosen, strict=True)
+        ]
         write_jsonl(rows, self.folder / SELECTED)
         log.info("selected %s samples: %s", f"{len(ids):,}", self.folder / SELECTED)
         return chosen

@@ -114,7 +114,7 @@ def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -
     if options["strategy"] == "diverse":
         options["codes"] = SampleCodes(InfluenceStore(locate(source, STORE)))
     ids = choose_ids(ranking, seed=materials.cfg.seed, **options)
-    rows = select_rows(pool.rows, ids, ranking, pool.ids)
+    rows = select_rows(materials.pool_as_written(), ids, ranking, pool.ids)
     write_jsonl(rows, folder / SELECTED)
     log.info("selected %d of %d samples", len(ids), len(pool))
     if options["strategy"] == "diverse":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from influcoder_lightning.data.encoders import template_called
+from influcoder_lightning.data.formats import Row
 from influcoder_lightning.data.overlap import check_overlap
-from influcoder_lightning.data.rows import Row, load_rows, row_ids
-from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.row_files import Source
+from influcoder_lightning.data.rows import RowSource, as_written, fingerprint_line, row_ids
 from influcoder_lightning.data.tokenization import TruncationReport, collate_samples, tokenize_rows
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
@@ -35,11 +36,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Rows with their ids and tokens; rows without a response token are left out."""
+    """Rows with their ids and tokens; rows without a response token are left out.
+
+    ``places`` are those that the rows have in their source.
+    """
 
     rows: list[Row]
     ids: list[SampleId]
     dataset: Dataset
+    places: list[int]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,11 +65,10 @@ class Split:
         return [{**row, "id": name} for row, name in zip(self.rows, self.ids, strict=True)]
 
     def fingerprint(self) -> str:
-        """SHA-256 of ids, prompts and responses in their order."""
+        """SHA-256 of ids, prompts and responses (or messages) in their order."""
         digest = hashlib.sha256()
         for row, name in zip(self.rows, self.ids, strict=True):
-            line = [str(name), row["prompt"], row["response"]]
-            digest.update(json.dumps(line).encode("utf-8") + b"\n")
+            digest.update(fingerprint_line(row, name))
         return digest.hexdigest()
 
 
@@ -113,6 +117,11 @@ class Materials:
         """The first rows to choose from, without tokenising the others."""
         return self._split("pool", self._rows["pool"][:n])
 
+    def pool_as_written(self) -> list[dict[str, Any]]:
+        """The rows of the pool in the user's own words, one for each of `pool`."""
+        source = row_source(self.cfg, "pool", self.cfg.data.pool)
+        return as_written(source, self.pool.places)
+
     @property
     def n_queries(self) -> int:
         """Number of rows that say what matters."""
@@ -130,7 +139,7 @@ class Materials:
 
     def split(self, name: str, path: str, first_id: int = 0, prefix: str = "") -> Split:
         """Further rows, tokenised alike; ids of rows without one as ``first_id`` and on."""
-        rows = load_rows(path)
+        rows = self._read(name, path)
         if first_id or prefix:
             for index, row in enumerate(rows):
                 if row.get("id") is None:
@@ -162,21 +171,44 @@ class Materials:
     def _rows(self) -> dict[str, list[Row]]:
         """All rows, read together, so that what overlaps is refused before anything runs."""
         data = self.cfg.data
-        rows = {"pool": load_rows(require(self.cfg, "data.pool", self.recipe))}
+        rows = {"pool": self._read("pool", require(self.cfg, "data.pool", self.recipe))}
         for name in ("query", "eval"):
             if data[name] is not None:
-                rows[name] = load_rows(data[name])
+                rows[name] = self._read(name, data[name])
         check_overlap(rows["pool"], rows.get("query", []), rows.get("eval"))
+        return rows
+
+    def _read(self, name: str, place: Source) -> list[Row]:
+        """The rows of a source, and a line on what they were taken for."""
+        rows, shape = row_source(self.cfg, name, place).load()
+        unused = f"; not used: {', '.join(shape.unused)}" if shape.unused else ""
+        log.info("%s: %d rows, %s%.200s", name, len(rows), shape.says(), unused)
+        if context := shape.ignored_context():
+            log.warning(
+                "%s: the columns %s look as if they belonged to the prompt, and are not used. Put "
+                "them there, or say what they are: data.columns.",
+                name,
+                ", ".join(context),
+            )
         return rows
 
     def _optional(self, name: str) -> Split | None:
         return self._split(name, self._rows[name]) if name in self._rows else None
 
     def _split(self, name: str, rows: Sequence[Row]) -> Split:
-        template = self.cfg.model.template or default_template(self.tokenizer)
+        cfg = self.cfg
+        template = template_called(cfg.model.template, self.tokenizer)
         ids: list[SampleId] = list(row_ids(rows))
         with stage(f"tokenising {name}") as done:
-            dataset = tokenize_rows(rows, self.tokenizer, template, self.cfg.train.max_length, ids)
+            dataset = tokenize_rows(
+                rows,
+                self.tokenizer,
+                template,
+                cfg.train.max_length,
+                ids,
+                train_on=cfg.data.train_on,
+                too_long=cfg.data.too_long,
+            )
             done.result = _counts(dataset.report)
         keep = list(range(len(rows)))
         if dataset.report.n_without_response:
@@ -189,17 +221,29 @@ class Materials:
                 first_few([ids[i] for i in left_out]),
             )
         kept = dataset if len(keep) == len(rows) else Subset(dataset, keep)
-        return Split([rows[i] for i in keep], [ids[i] for i in keep], kept)
+        return Split([rows[i] for i in keep], [ids[i] for i in keep], kept, keep)
+
+
+def row_source(cfg: Settings, name: str, place: Source) -> RowSource:
+    """A source of rows as the settings describe it: those of the pool hold for the pool alone."""
+    data = cfg.data
+    if name != "pool":
+        return RowSource(place, revision=data.revision)
+    return RowSource(place, data.format, data.columns or {}, data.split, data.revision)
 
 
 def _counts(report: TruncationReport) -> str:
     counts = f"{report.n_rows:,} rows, {report.n_response_tokens:,} response tokens"
-    prompts, responses = report.n_prompts_truncated, report.n_responses_truncated
-    if prompts or responses:
-        counts += (
-            f"; to fit train.max_length={report.max_length}, {prompts:,} prompts lost their head "
-            f"and {responses:,} responses their end"
-        )
+    cut = {
+        "prompts lost their head": report.n_prompts_truncated,
+        "rows their end": report.n_responses_truncated,
+        "rows were left out": report.n_dropped,
+    }
+    if any(cut.values()):
+        what = ", ".join(f"{n:,} {words}" for words, n in cut.items() if n)
+        counts += f"; to fit train.max_length={report.max_length}, {what}"
+    if report.n_spelling_special:
+        counts += f"; {report.n_spelling_special:,} spell special tokens, kept as text"
     return counts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
-from influcoder_lightning.data.template import default_template
+from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.settings import plain
 from influcoder_lightning.valuation.fingerprint import tokenizer_identity
@@ -41,7 +41,7 @@ def depends_on(materials: Materials) -> dict[str, object]:
         for name, value in plain(cfg.get(section) or {}).items():
             if f"{section}.{name}" not in _FREE:
                 facts[f"{section}.{name}"] = value
-    facts["model.template"] = cfg.model.template or default_template(materials.tokenizer).text
+    facts["model.template"] = template_called(cfg.model.template, materials.tokenizer).text
     return facts
 
 

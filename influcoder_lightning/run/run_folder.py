@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.row_files import is_hub_name
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import CONFIG, load_config
@@ -129,11 +130,9 @@ def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
     """
     cfg = cfg.copy()
     for key in (
-        "data.pool", "data.query", "data.eval", "from", "queries", "model.adapter", "lds.models"
+        "data.pool", "data.query", "data.eval", "from", "queries", "model.adapter", "lds.models",
+        "a", "b",
     ):  # fmt: skip
-        if (value := cfg.at(key)) is not None:
-            cfg.put(key, _absolute(key, value, home))
-    for key in ("a", "b"):  # files or lists of files
         value = cfg.at(key)
         if isinstance(value, list):
             cfg.put(key, [_absolute(key, v, home) for v in value])
@@ -149,6 +148,8 @@ def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
 
 
 def _absolute(key: str, value: object, home: bool) -> str:
+    if key.startswith("data.") and is_hub_name(str(value)):
+        return str(value)
     try:
         path = Path(str(value))
         return str((path.expanduser() if home else path).absolute())

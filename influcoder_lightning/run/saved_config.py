@@ -129,6 +129,9 @@ def load_config(folder: Path) -> Settings:
         raise ConfigError(f"{path}: facts must hold keys; it was not written by `influcoder`.")
     loaded = resolved(defaults()).copy()
     _take_over(content, loaded, "", path)
+    data = content.get("data")
+    if loaded.model.template is None and isinstance(data, dict) and "train_on" not in data:
+        loaded.model.template = "instruction"  # of release 0.1, which knew no other
     try:
         check_kinds(loaded, f"{path}: ")
     except ValueError as error:  # numbers of more digits than Python shows

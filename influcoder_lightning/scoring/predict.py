@@ -2,7 +2,7 @@
 
 Trainer(callbacks=[PartWriter(parts)]).predict(
     TextScorer(tower, queries),
-    DataLoader(PartRows(path, parts.missing(), parts.part_rows, 256), batch_size=None),
+    DataLoader(PartRows(source, parts.missing(), parts.part_rows, 256), batch_size=None),
     return_predictions=False,
 )
 """
@@ -21,7 +21,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from influcoder_lightning.data.rows import Row, unread_rows
+from influcoder_lightning.data.formats import Row
+from influcoder_lightning.data.row_files import Source
+from influcoder_lightning.data.rows import RowSource, unread_rows
 from influcoder_lightning.errors import RankingError
 from influcoder_lightning.ids import first_few
 from influcoder_lightning.influence.methods.encoder import score_texts
@@ -40,14 +42,17 @@ class PartRows(IterableDataset[Batch]):
     """Batches of some parts of a pool; the rows of all others are passed over unread.
 
     Args:
-        path: the pool, as `load_rows` takes it.
+        source: the pool, as `load_rows` takes it.
         own: numbers of the parts; loader workers take them in turn.
         part_rows: rows in a part.
         batch_size: rows in a batch, fewer at the end of a part.
     """
 
-    def __init__(self, path: str, own: Sequence[int], part_rows: int, batch_size: int) -> None:
-        self.path, self.own, self.part_rows, self.batch_size = path, own, part_rows, batch_size
+    def __init__(
+        self, source: Source | RowSource, own: Sequence[int], part_rows: int, batch_size: int
+    ) -> None:
+        self.source, self.own = source, own
+        self.part_rows, self.batch_size = part_rows, batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -55,7 +60,7 @@ class PartRows(IterableDataset[Batch]):
         last = max(own, default=-1)
         rows: list[Row] = []
         part = 0
-        for index, read in enumerate(unread_rows(self.path)):
+        for index, read in enumerate(unread_rows(self.source)):
             if rows and (len(rows) == self.batch_size or index % self.part_rows == 0):
                 yield Batch(part, rows)
                 rows = []

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from influcoder_lightning.data.rows import Row
+from influcoder_lightning.data.formats import Row
+from influcoder_lightning.data.row_files import Source
+from influcoder_lightning.data.rows import RowSource
 from influcoder_lightning.errors import DataError
 from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.aggregate import SampleRows
@@ -27,6 +29,7 @@ class Sample(NamedTuple):
     confidence: float
     id: int | str
     row: Row
+    place: int
 
 
 class ScoredPool:
@@ -37,16 +40,16 @@ class ScoredPool:
     the texts: they stay in the pool.
 
     Args:
-        path: the pool, as `load_rows` takes it.
+        source: the pool, as `load_rows` takes it.
         scored: ids, scores and confidence of its rows.
         n_queries: how many queries the scores are the mean over.
     """
 
-    def __init__(self, path: str, scored: Scores, n_queries: int) -> None:
+    def __init__(self, source: Source | RowSource, scored: Scores, n_queries: int) -> None:
         samples = SampleRows(scored.ids)
         scores = scored.scores
         confidence: NDArray[np.floating] = scored.confidence
-        self.path, self._ids = path, scored.ids
+        self.source, self._ids = source, scored.ids
         self._index: NDArray[np.int64] | None = None  # of each row's sample; None: the row's own
         if len(samples) < len(scored.ids):
             self._index = samples.index
@@ -82,12 +85,14 @@ class ScoredPool:
         found = []
         ranking = self.ranking
         assert ranking.confidence is not None
-        for place, row in pick_rows(self.path, places).items():
+        for place, row in pick_rows(self.source, places).items():
             name = places[place]
             given = place if row.get("id") is None else row["id"]
             if str(given) != str(name):
-                raise DataError(f"{self.path} was changed: row {place} was {name!r}, now {given!r}")
+                raise DataError(
+                    f"{self.source} was changed: row {place} was {name!r}, now {given!r}"
+                )
             at = place if self._index is None else int(self._index[place])
             score, confidence = float(ranking.scores[at]), float(ranking.confidence[at])
-            found.append(Sample(int(ranking.ranks[at]), score, confidence, name, row))
+            found.append(Sample(int(ranking.ranks[at]), score, confidence, name, row, place))
         return sorted(found, key=lambda sample: sample.rank)

@@ -26,6 +26,8 @@ from torch.multiprocessing import (
 )
 from torch.utils.data import DataLoader
 
+from influcoder_lightning.data.row_files import Source
+from influcoder_lightning.data.rows import RowSource
 from influcoder_lightning.encoder.text_tower import TextTower
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import sha256
@@ -40,14 +42,14 @@ class Scoring:
     """What each process is told; can be pickled.
 
     Attributes:
-        path: the pool, as `load_rows` takes it.
+        source: the pool, as `load_rows` takes it.
         tower: the folder that holds ``text_head/``.
         queries: unit codes [M, d] float32.
         parts: where the scores go.
         batch_size: rows that are encoded at a time.
     """
 
-    path: str
+    source: Source | RowSource
     tower: Path
     queries: NDArray[np.float32]
     parts: ScoreParts
@@ -99,7 +101,7 @@ class Scoring:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            rows = PartRows(self.path, own, self.parts.part_rows, self.batch_size)
+            rows = PartRows(self.source, own, self.parts.part_rows, self.batch_size)
             trainer.predict(
                 TextScorer(TextTower.load(self.tower), self.queries),
                 DataLoader(rows, batch_size=None),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 
+from influcoder_lightning.data.formats import Row
 from influcoder_lightning.data.overlap import PoolOverlap
-from influcoder_lightning.data.rows import Row, unread_rows
+from influcoder_lightning.data.row_files import Source
+from influcoder_lightning.data.rows import RowSource, fingerprint_line, unread_rows
 from influcoder_lightning.errors import DataError
 
 _EVERY = 10_000  # rows between two signs of progress
@@ -34,12 +34,15 @@ class Survey:
 
     @classmethod
     def of(
-        cls, path: str, overlap: PoolOverlap, show: Callable[[int], object] = lambda rows: None
+        cls,
+        source: Source | RowSource,
+        overlap: PoolOverlap,
+        show: Callable[[int], object] = lambda rows: None,
     ) -> Survey:
         """Read a pool from end to end; all that is kept of a row is 8 bytes for its task.
 
         Args:
-            path: the pool, as `load_rows` takes it.
+            source: the pool, as `load_rows` takes it.
             overlap: sees every row.
             show: told now and then how many rows were read.
 
@@ -47,18 +50,17 @@ class Survey:
             DataError: as `load_rows`.
         """
         digest, tasks, n_rows = hashlib.sha256(), list[str](), 0
-        for n_rows, read in enumerate(unread_rows(path), 1):
+        for n_rows, read in enumerate(unread_rows(source), 1):
             row = read()
             overlap.see(row)
             name = n_rows - 1 if row.get("id") is None else row["id"]
-            line = [str(name), row["prompt"], row["response"]]
-            digest.update(json.dumps(line).encode("utf-8") + b"\n")
+            digest.update(fingerprint_line(row, name))
             tasks.append(sys.intern(row.get("task") or _NO_TASK))  # equal names are one object
             if not n_rows % _EVERY:
                 show(n_rows)
         if not n_rows:
             raise DataError(
-                f"{path}: no rows. Each line needs a JSON object with prompt and response."
+                f"{source}: no rows. Each line needs a JSON object with prompt and response."
             )
         named = any(task is not _NO_TASK for task in tasks)
         return cls(n_rows, digest.hexdigest(), tasks if named else None, overlap)
@@ -67,7 +69,7 @@ class Survey:
 _NO_TASK = sys.intern("no task")
 
 
-def pick_rows(path: str | Path, wanted: Collection[int]) -> dict[int, Row]:
+def pick_rows(source: Source | RowSource, wanted: Collection[int]) -> dict[int, Row]:
     """The rows at some places of a pool; the others are passed over unread.
 
     Raises:
@@ -75,11 +77,11 @@ def pick_rows(path: str | Path, wanted: Collection[int]) -> dict[int, Row]:
     """
     found: dict[int, Row] = {}
     places = set(wanted)
-    for index, read in enumerate(unread_rows(path)):
+    for index, read in enumerate(unread_rows(source)):
         if len(found) == len(places):
             break
         if index in places:
             found[index] = read()
     if lost := sorted(places - set(found)):
-        raise DataError(f"{path} has no row {lost[0]} any more; it was changed during the run.")
+        raise DataError(f"{source} has no row {lost[0]} any more; it was changed during the run.")
     return found

@@ -1,5 +1,4 @@
 import base64
-import builtins
 import datetime
 import decimal
 import gzip
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from influcoder_lightning import load_rows, row_ids, write_jsonl
 from influcoder_lightning.data import dataset_folder
 from influcoder_lightning.data.rows import unread_rows
-from influcoder_lightning.errors import ConfigError, DataError
+from influcoder_lightning.errors import DataError
 
 ROW = '{"prompt": "p", "response": "r"}'
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -117,25 +116,11 @@ def test_an_empty_pool_is_an_error(tmp_path, content):
 def test_what_is_no_file_and_no_dataset_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_rows(tmp_path / "absent.jsonl")
-    with pytest.raises(DataError, match="not one written by"):
+    with pytest.raises(DataError, match="a folder without data files"):
         load_rows(tmp_path)
     (tmp_path / "dataset_dict.json").write_text("{}")
     (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="Give one of them: train"):
-        load_rows(tmp_path)
-
-
-def test_a_missing_datasets_package_is_named(tmp_path, monkeypatch):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "datasets":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConfigError, match="pip install datasets"):
+    with pytest.raises(DataError, match=r"Give data\.split: train"):
         load_rows(tmp_path)
 
 
@@ -271,7 +256,7 @@ def test_a_damaged_packed_file_names_its_line(tmp_path, keep):
     packed = gzip.compress((ROW + "\n").encode() * 50)
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(packed[:keep] if keep else b"not packed")
-    with pytest.raises(DataError, match=r"rows\.jsonl\.gz:\d+: cannot be read"):
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz(:\d+)?: cannot be read"):
         load_rows(path)
 
 

@@ -19,8 +19,9 @@ from torch import nn
 from influcoder_lightning.capture.batches import BatchReader
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import model_inputs
+from influcoder_lightning.data.encoders import default_template
 from influcoder_lightning.data.rows import TextRow
-from influcoder_lightning.data.template import Template, default_template
+from influcoder_lightning.data.template import Template
 from influcoder_lightning.data.tokenization import (
     TokenizedDataset,
     collate_samples,

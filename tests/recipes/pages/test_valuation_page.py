@@ -43,7 +43,9 @@ HEADINGS = [
 
 def materials(k=None):
     cfg = SimpleNamespace(select=SimpleNamespace(k=k))
-    return SimpleNamespace(cfg=cfg, pool=Split(ROWS, list(range(24)), Samples(POOL)))
+    return SimpleNamespace(
+        cfg=cfg, pool=Split(ROWS, list(range(24)), Samples(POOL), list(range(24)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def trained(tmp_path_factory):
     )
     torch.manual_seed(0)
     pool = DataLoader(
-        with_sample_ids(Samples(POOL)), batch_size=4, collate_fn=collate_with_sample_ids()
+        with_sample_ids(Samples(POOL), list(range(24))),
+        batch_size=4,
+        collate_fn=collate_with_sample_ids(),
     )
     trainer(folder, [callback], max_epochs=1).fit(FineTuning(tiny_peft()), pool)
     return InfluenceStore(folder)
@@ -68,7 +72,9 @@ def trained(tmp_path_factory):
 def frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen")
     samples = DataLoader(
-        with_sample_ids(Samples(POOL)), batch_size=4, collate_fn=collate_with_sample_ids()
+        with_sample_ids(Samples(POOL), list(range(24))),
+        batch_size=4,
+        collate_fn=collate_with_sample_ids(),
     )
     options = {"sketch_dim": 64, "code_dim": 8, "co_train": False, "show_progress": False}
     return extract_features(tiny_peft(), samples, folder, **options)

@@ -1,0 +1,200 @@
+"""The formats of rows, one entry each: which columns it has, and what is made of them.
+
+| format | columns |
+|---|---|
+| prompt/response | ``prompt``, ``response`` |
+| prompt/completion | ``prompt``, ``completion``: texts, or lists of messages (TRL) |
+| messages | ``messages`` (OpenAI, TRL), optionally ``tools`` |
+| conversations | ``conversations`` (ShareGPT), optionally ``system``, ``tools`` |
+| instruction/output | ``instruction``, ``output``, optionally ``input``, ``system``, ``history`` |
+| instruction/response | ``instruction``, ``response``, optionally ``context``, ``input``, ... |
+| question/answer | ``question``, ``answer`` |
+| preference, rejected | ``prompt``, ``chosen``, ``rejected``: the chosen or the rejected answer |
+| text | ``text``: every token has a loss |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from influcoder_lightning.data.conversation import (
+    Message,
+    as_texts,
+    check_answered,
+    messages_of,
+    parsed_json,
+)
+from influcoder_lightning.errors import DataError
+
+Row = dict[str, Any]
+"""A row as everything behind the readers knows it: ``prompt`` and ``response`` (texts), where
+given ``id``, ``task``, ``group``; ``messages`` and ``tools`` of a conversation; ``plain`` where the
+row is a text without a frame; and the columns of the file that are none of these."""
+
+
+TextRow = Mapping[str, Any]
+"""A row that is only read."""
+
+_BESIDE = ("system", "history")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write a row.
+
+    Attributes:
+        name: as `data.format` has it.
+        needs: columns without which a row is none.
+        says: what becomes of them, for the log.
+        read: from a row of the file, and where it stands, to what a `Row` has of it.
+        may: columns that are used where a row has them.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    says: str
+    read: Callable[[Row, str], Row]
+    may: tuple[str, ...] = ()
+
+
+def recognised(row: Mapping[str, object]) -> Format | None:
+    """The first format whose columns a row has; None where there is none."""
+    if (own := _written_here(row)) is not None:
+        return own
+    given = [name for name, value in row.items() if value is not None]
+    for names in (given, list(row)):  # a table has every column in every row; null is not given
+        for kind in FORMATS.values():
+            if set(kind.needs) <= set(names):
+                return kind
+    return None
+
+
+def _text(raw: Row, name: str, where: str) -> str:
+    value = raw[name]
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: the field {name!r} must be a string, not {type(value).__name__}."
+        )
+    return value
+
+
+def _pair(prompt: str, response: str) -> Callable[[Row, str], Row]:
+    def read(raw: Row, where: str) -> Row:
+        return {"prompt": _text(raw, prompt, where), "response": _text(raw, response, where)}
+
+    return read
+
+
+def _plain(raw: Row, where: str) -> Row:
+    return {"prompt": "", "response": _text(raw, "text", where), "plain": True}
+
+
+def _instruction(response: str) -> Callable[[Row, str], Row]:
+    def read(raw: Row, where: str) -> Row:
+        parts = [_text(raw, "instruction", where)]
+        parts += [_text(raw, name, where) for name in ("input", "context") if raw.get(name)]
+        prompt, answer = "\n\n".join(parts), _text(raw, response, where)
+        before = _history(raw, where)
+        if not before and not raw.get("system"):
+            return {"prompt": prompt, "response": answer}
+        turn = [_message("user", prompt), _message("assistant", answer)]
+        return _conversation([*before, *turn], raw, where)
+
+    return read
+
+
+def _history(raw: Row, where: str) -> list[Message]:
+    """Earlier turns, pairs of what was asked and answered."""
+    pairs = raw.get("history") or []
+    texts = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    )
+    if not texts:
+        raise DataError(f"{where}: the field 'history' must be a list of [question, answer].")
+    roles = ("user", "assistant")
+    return [_message(r, text) for pair in pairs for r, text in zip(roles, pair, strict=True)]
+
+
+def _messages(column: str) -> Callable[[Row, str], Row]:
+    def read(raw: Row, where: str) -> Row:
+        return _conversation(messages_of(raw[column], where, column), raw, where)
+
+    return read
+
+
+def _completion(column: str) -> Callable[[Row, str], Row]:
+    """TRL's: prompt and completion are both texts, or both lists of messages."""
+
+    def read(raw: Row, where: str) -> Row:
+        if isinstance(raw["prompt"], str) and isinstance(raw[column], str):
+            return {"prompt": raw["prompt"], "response": raw[column]}
+        if isinstance(raw["prompt"], str) or isinstance(raw[column], str):
+            raise DataError(
+                f"{where}: 'prompt' and {column!r} must both be texts, or both lists of messages."
+            )
+        parts = [messages_of(raw[name], where, name) for name in ("prompt", column)]
+        given = [{"weight": 0, **m} if m["role"] == "assistant" else m for m in parts[0]]
+        return _conversation([*given, *parts[1]], raw, where)
+
+    return read
+
+
+def _conversation(messages: list[Message], raw: Row, where: str) -> Row:
+    system = raw.get("system")
+    if system and messages[0]["role"] not in ("system", "developer"):
+        messages = [_message("system", _text(raw, "system", where)), *messages]
+    check_answered(messages, where)
+    prompt, response = as_texts(messages)
+    row: Row = {"prompt": prompt, "response": response, "messages": messages}
+    if tools := raw.get("tools"):
+        row["tools"] = parsed_json(tools, where, "tools") if isinstance(tools, str) else tools
+    return row
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _written_here(row: Mapping[str, object]) -> Format | None:
+    """The format of a `Row` that a run has written: it has both texts beside its messages."""
+    if row.get("plain") is True and row.get("text") == row.get("response"):
+        return FORMATS["text"]
+    messages = row.get("messages")
+    try:
+        if isinstance(messages, list) and {"prompt", "response"} <= row.keys():
+            texts = as_texts(messages)
+            return FORMATS["messages"] if (row["prompt"], row["response"]) == texts else None
+    except (KeyError, TypeError):  # messages of somebody else
+        pass
+    return None
+
+
+_INPUTS = ("input", "context")
+_ALL = (
+    Format("prompt/response", ("prompt", "response"), "prompt -> user, response -> assistant",
+           _pair("prompt", "response")),
+    Format("messages", ("messages",), "the messages as they are",
+           _messages("messages"), ("tools", "system")),
+    Format("conversations", ("conversations",), "human -> user, gpt -> assistant",
+           _messages("conversations"), ("system", "tools")),
+    Format("preference", ("prompt", "chosen"), "prompt -> user, chosen -> assistant",
+           _completion("chosen"), ("rejected",)),
+    Format("rejected", ("prompt", "rejected"), "prompt -> user, rejected -> assistant",
+           _completion("rejected"), ("chosen",)),
+    Format("prompt/completion", ("prompt", "completion"), "prompt -> user, completion -> assistant",
+           _completion("completion"), ("tools",)),
+    Format("instruction/output", ("instruction", "output"),
+           "instruction + input -> user, output -> assistant",
+           _instruction("output"), (*_INPUTS, *_BESIDE)),
+    Format("instruction/response", ("instruction", "response"),
+           "instruction + context -> user, response -> assistant",
+           _instruction("response"), (*_INPUTS, *_BESIDE)),
+    Format("question/answer", ("question", "answer"), "question -> user, answer -> assistant",
+           _pair("question", "answer")),
+    Format("text", ("text",), "every token has a loss", _plain),
+)  # fmt: skip
+FORMATS = {kind.name: kind for kind in _ALL}
+"""By name, in the order in which they are recognised."""
