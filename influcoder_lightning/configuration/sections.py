@@ -68,6 +68,11 @@ class Data:
         "tokens",
         choices=("assistant", "last", "all"),
     )
+    unit: str = key(
+        "conversation",
+        "turn: each turn of the assistant is a sample of its own, all before it its prompt",
+        choices=("conversation", "turn"),
+    )
     too_long: str = key(
         "cut_prompt",
         "of a row of more than train.max_length tokens: its prompt loses its head, its end is "
@@ -97,7 +102,7 @@ class Train:
     )
     max_length: int = key(
         512,
-        "tokens per sample; a longer prompt loses its head, a response over half of this its end",
+        "tokens of a whole row; data.too_long says what becomes of a longer one",
         least=1,
     )
     precision: str | int = key(
@@ -168,6 +173,18 @@ class Select:
     quota: Any = key(
         None,
         "for per_group: a number for all, or {group: number}, of the rows' field group (or task)",
+    )
+    unit: str = key(
+        "conversation",
+        "with data.unit=turn: conversation chooses whole ones, by the mean over their turns; turn "
+        "single turns, and the others of their conversation get weight 0",
+        choices=("conversation", "turn"),
+    )
+    output: str = key(
+        "jsonl",
+        "form of the chosen rows: selected.jsonl, selected.parquet, or selected/, a folder of "
+        "`datasets`",
+        choices=("jsonl", "parquet", "dataset"),
     )
     max_similarity: float | None = key(
         None, "for diverse: largest cosine of two chosen samples' codes; null: 0.95"

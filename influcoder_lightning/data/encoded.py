@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from influcoder_lightning.errors import ConfigError, DataError
 
 Span = tuple[int, int]
+_EXAMPLES = 3
 TOO_LONG = ("cut_prompt", "cut_response", "drop", "error")
 
 
@@ -65,27 +65,20 @@ class Cutter:
             raise ConfigError(f"data.too_long={too_long}: choose one of {', '.join(TOO_LONG)}.")
         self.max_length, self.too_long = max_length, too_long
         self.counts: Counter[str] = Counter()
+        self._examples: list[str] = []
 
-    def fit(self, rows: Sequence[Encoded], names: Sequence[object]) -> list[Encoded]:
-        """The rows, none longer than ``max_length``; a dropped one has no tokens.
+    def fit(self, row: Encoded, name: object) -> Encoded:
+        """The row, not longer than ``max_length``; a dropped one has no tokens.
 
-        Raises:
-            DataError: a row is longer, and that is an error; names the first of them.
+        ``name`` says which it is where that is an error, which `check` raises after all rows.
         """
-        long = [i for i, row in enumerate(rows) if len(row.ids) > self.max_length]
-        if long and self.too_long == "error":
-            first = ", ".join(f"{names[i]!s:.40} ({len(rows[i].ids):,})" for i in long[:3])
-            raise DataError(
-                f"{len(long):,} of {len(rows):,} rows have more than train.max_length="
-                f"{self.max_length:,} tokens: {first}. Raise it, or say what to do with them: "
-                "data.too_long=cut_prompt, cut_response or drop."
-            )
-        fitted = list(rows)
-        for index in long:
-            fitted[index] = self._fit(rows[index])
-        return fitted
-
-    def _fit(self, row: Encoded) -> Encoded:
+        if len(row.ids) <= self.max_length:
+            return row
+        if self.too_long == "error":
+            self.counts["errors"] += 1
+            if len(self._examples) < _EXAMPLES:
+                self._examples.append(f"{name!s:.40} ({len(row.ids):,})")
+            return row
         if self.too_long == "drop":
             self.counts["dropped"] += 1
             return Encoded([], [], (0, 0), row.spells_special)
@@ -101,3 +94,13 @@ class Cutter:
             self.counts["responses"] += 1
             row = row.without(self.max_length, len(row.ids))
         return row
+
+    def check(self, n_rows: int) -> None:
+        """Raise ``DataError`` if a row was too long and that is an error; names the first ones."""
+        if not self.counts["errors"]:
+            return
+        raise DataError(
+            f"{self.counts['errors']:,} of {n_rows:,} rows have more than train.max_length="
+            f"{self.max_length:,} tokens: {', '.join(self._examples)}. Raise it, or say what to do "
+            "with them: data.too_long=cut_prompt, cut_response or drop."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,20 @@ class RowSource:
         """The rows one after the other, none of them parsed before it is called."""
         for shape, raw in self._shaped():
             yield partial(_read, shape, raw)
+
+    def at(self, places: Sequence[int]) -> list[tuple[Row, Collection[str]]]:
+        """Rows at some places, and the columns of the file that they were made of.
+
+        Raises:
+            DataError, ConfigError: as `load_rows`.
+        """
+        wanted = set(places)
+        found = {
+            index: (_read(shape, raw), shape.used())
+            for index, (shape, raw) in enumerate(self._shaped())
+            if index in wanted
+        }
+        return [found[place] for place in places]
 
     def verbatim(self) -> Iterator[UnreadRow]:
         """The rows as the source has them."""

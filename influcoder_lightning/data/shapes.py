@@ -47,6 +47,11 @@ class Shape:
         _check_optional(row, where)
         return row | self.format.read(raw, where)
 
+    def used(self) -> list[str]:
+        """Columns of the file that hold what is said, by the names that they have there."""
+        names = [*self.format.needs, *self.format.may]
+        return [self.columns.get(name, name) for name in names]
+
     def says(self) -> str:
         """What was recognised, as a line for the log."""
         return f"read as {self.format.name}: {self.format.says}"

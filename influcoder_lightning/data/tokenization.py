@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from influcoder_lightning.data.chat import TRAIN_ON, ChatTemplate
-from influcoder_lightning.data.encoded import Cutter, Encoded
+from influcoder_lightning.data.encoded import Cutter
 from influcoder_lightning.data.encoders import encoder_of
 from influcoder_lightning.data.formats import TextRow
+from influcoder_lightning.data.packed import PackedRows
 from influcoder_lightning.data.rows import row_ids
 from influcoder_lightning.data.sample_ids import ids_for_batch
 from influcoder_lightning.data.template import Template
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+_AT_A_TIME = 4096  # rows whose tokens are lists at one time
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class TruncationReport:
     max_length: int
     n_dropped: int = 0
     n_spelling_special: int = 0
+
+    def words(self) -> str:
+        """What was cut, for a sentence."""
+        cut = {
+            "prompts lost their head": self.n_prompts_truncated,
+            "rows their end": self.n_responses_truncated,
+            "rows were left out": self.n_dropped,
+        }
+        what = ", ".join(f"{n:,} {words}" for words, n in cut.items() if n) or "nothing was cut"
+        return f"to fit {self.max_length:,} tokens, {what}"
 
     def summary(self) -> str:
         """One sentence for the log."""
@@ -70,27 +83,39 @@ class TokenizedRow(TypedDict):
 
 
 class TokenizedDataset(Dataset[TokenizedRow]):
-    """Map-style dataset of tokenised rows; ``report`` says what was truncated."""
+    """Map-style dataset of tokenised rows; ``report`` says what was truncated.
+
+    ``n_trained``: tokens of each row that have a loss.
+    """
 
     def __init__(
         self,
         rows: Sequence[TextRow],
         ids: Sequence[SampleId],
-        encoded: Sequence[Encoded],
+        encoded: PackedRows,
+        n_trained: Sequence[int],
         report: TruncationReport,
     ) -> None:
         self.sample_ids = list(ids)
         self.report = report
+        self.n_trained = n_trained
         self._rows, self._encoded = rows, encoded
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def largest_id(self) -> int:
+        """Of all tokens."""
+        return self._encoded.largest_id()
+
+    def length(self, index: int) -> int:
+        """Tokens of a row."""
+        return self._encoded.length(index)
+
     def __getitem__(self, index: int) -> TokenizedRow:
-        encoded = self._encoded[index]
-        input_ids = torch.tensor(encoded.ids, dtype=torch.int64)
+        input_ids = torch.from_numpy(self._encoded.tokens(index))
         labels = torch.full_like(input_ids, IGNORED)
-        for start, stop in encoded.trained:
+        for start, stop in self._encoded.trained(index):
             labels[start:stop] = input_ids[start:stop]
         return {
             "input_ids": input_ids,
@@ -184,9 +209,18 @@ def tokenize_rows(
         raise DataError(f"{len(ids)} ids for {len(rows)} rows. Give one id per row.")
     encode = encoder_of(tokenizer, template, train_on)
     cutter = Cutter(max_length, too_long)
-    encoded = cutter.fit(encode(rows, [f"row {name}" for name in ids]), ids)
-    counts = [row.n_trained() for row in encoded]
-    if not sum(counts):
+    packed, counts, n_spelling = PackedRows(), array("i"), 0
+    for begin in range(0, len(rows), _AT_A_TIME):
+        part = slice(begin, begin + _AT_A_TIME)
+        names = ids[part]
+        found = encode(rows[part], [f"row {name}" for name in names])
+        for row, name in zip(found, names, strict=True):
+            row = cutter.fit(row, name)
+            packed.add(row)
+            counts.append(row.n_trained())
+            n_spelling += row.spells_special
+    cutter.check(len(rows))
+    if not any(counts):
         raise DataError(
             f"all responses truncated away: no row keeps a response token at max_length="
             f"{max_length}. Raise max_length, or check that the responses are not empty."
@@ -199,6 +233,6 @@ def tokenize_rows(
         n_response_tokens=sum(counts),
         max_length=max_length,
         n_dropped=cutter.counts["dropped"],
-        n_spelling_special=sum(row.spells_special for row in encoded),
+        n_spelling_special=n_spelling,
     )
-    return TokenizedDataset(rows, ids, encoded, report)
+    return TokenizedDataset(rows, ids, packed, counts, report)

@@ -51,6 +51,22 @@ def load_tokenizer(name: str, option: str = "model.name") -> PreTrainedTokenizer
     return tokenizer
 
 
+def n_embeddings(name: str) -> int | None:
+    """How many token ids a model knows, by its configuration; None where that does not say.
+
+    Its weights are not read. What is wrong with the model shows when it is loaded.
+    """
+    from transformers import AutoConfig
+
+    _refuse_no_model(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        found = config.get_text_config().vocab_size
+    except Exception:  # a file from elsewhere
+        return None
+    return found if isinstance(found, int) else None
+
+
 def load_base_model(name: str) -> Any:
     """A causal LM in float32, by hub name or local folder; no remote code is run.
 

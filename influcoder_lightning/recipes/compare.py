@@ -14,6 +14,7 @@ from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.recipes.chosen_rows import chosen_by, chosen_from
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
@@ -24,13 +25,14 @@ from influcoder_lightning.report.findings.comparison import (
 )
 from influcoder_lightning.report.logged_results import log_comparison
 from influcoder_lightning.run.loggers import run_loggers
-from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED
 from influcoder_lightning.run.progress import ShowSteps
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.run_folder import require, source_folder
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.selection.selection import select
 
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 Arms = Mapping[str, Sequence[Sequence[Any]]]
 
 
-OUTPUTS = (*COMPARISON, RANKED, CHOSEN)
+OUTPUTS = (*COMPARISON, RANKED, *CHOSEN)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -46,6 +48,7 @@ def run(cfg: Settings, folder: Path) -> float:
     materials = Materials(cfg, "compare")
     ranking = ranking_of(materials, source_folder(cfg, "compare"), folder)
     comparison = compare(materials, ranking, folder)
+    ranking = chosen_by(materials, ranking)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     page.write(
         folder,
@@ -54,7 +57,7 @@ def run(cfg: Settings, folder: Path) -> float:
                 "Retraining on what the ranking chose", materials, page.compared(comparison)
             ),
             page.comparison_section(comparison),
-            page.ranking_section(ranking, materials.pool, ranking.top_k(int(cfg.select.k))),
+            page.ranking_section(ranking, chosen_from(materials), ranking.top_k(int(cfg.select.k))),
         ],
         OUTPUTS,
     )
@@ -75,7 +78,7 @@ def compare(
     check(materials)
     k, seeds = int(materials.cfg.select.k), [int(seed) for seed in materials.cfg.seeds]
     steps = retrain_steps(materials)
-    arms = arms_of(ranking, materials.pool, k, seeds)
+    arms = arms_of(chosen_by(materials, ranking), chosen_from(materials), k, seeds)
     losses = run_arms(arms, materials, seeds=seeds, steps=steps, adapters={"top_k": adapter})
     comparison = summarise_arms(losses, k, steps, len(seeds))
     write_comparison(folder, comparison)
@@ -99,7 +102,7 @@ def check(materials: Materials) -> None:
     seeds = list(cfg.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={seeds}: give at least one, each once; three or more for bars.")
-    n = len(set(map(str, materials.pool.ids)))
+    n = len(set(map(str, chosen_from(materials).ids)))
     if not 1 <= k <= n:
         raise RankingError(f"select.k={k} does not fit a pool of {n} samples; choose 1 to {n}.")
     if 2 * k > n:
@@ -158,11 +161,11 @@ def run_arms(
         for arm, ids_by_seed in arms.items()
         for seed, ids in zip(seeds, ids_by_seed, strict=True)
     ]
-    retraining = retraining_of(materials, base)
+    retraining, pool = retraining_of(materials, base), chosen_from(materials)
     with stage("retraining", len(runs) * steps, "steps") as done:
         for number, (arm, seed, ids) in enumerate(runs):
             show = ShowSteps(done, number * steps, f"{arm}, seed {seed}")
-            model = retraining.run(materials.pool.subset(ids), steps, seed, [show])
+            model = retraining.run(pool.subset(ids), steps, seed, [show])
             measured = losses.setdefault(arm, [])
             measured.append(evaluate(model, evaluation))
             keep = (adapters or {}).get(arm)

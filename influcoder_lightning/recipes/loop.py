@@ -36,7 +36,7 @@ from influcoder_lightning.recipes.retrain import retrain_steps
 from influcoder_lightning.report.findings.comparison import Comparison, summarise_arms
 from influcoder_lightning.report.findings.headline import headline_of
 from influcoder_lightning.run.finished_parts import read_part, write_part
-from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import (
     ADAPTER,
     AS_TABLE,
@@ -50,6 +50,7 @@ from influcoder_lightning.run.recipe import Facts, Output, Recipe
 from influcoder_lightning.run.run_folder import SELECTED, require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.selection.selection import select
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ _RULE = ("rounds", "min_gain", "patience")
 OUTPUTS = (
     Output("loop.json", FIGURES, facts=lambda path: _facts(read_json(path))),
     Output("loop.csv", AS_TABLE),
-    CHOSEN,
+    *CHOSEN,
     ADAPTER,
     MODELS,
 )
@@ -128,6 +129,8 @@ def check(cfg: Settings) -> None:
             f"select.strategy={cfg.select.strategy} does not go with loop.action={loop.action}; "
             f"use {' or '.join(strategies)}."
         )
+    if cfg.data.unit != "conversation":
+        raise ConfigError("recipe=loop values whole rows: leave data.unit=conversation.")
     get_method(cfg.rank.method)
     if cfg.mode != "training":
         raise ConfigError("recipe=loop values while it trains: leave mode=training.")

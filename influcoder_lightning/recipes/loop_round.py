@@ -22,11 +22,12 @@ from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
 from influcoder_lightning.run.finished_parts import read_part, write_part
-from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import ShowSteps
 from influcoder_lightning.run.run_folder import RANKING, SELECTED
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.selection.diversity import SampleCodes
 from influcoder_lightning.selection.selection import select

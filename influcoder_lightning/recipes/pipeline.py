@@ -9,6 +9,7 @@ from typing import Any
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes.chosen_rows import chosen_by, chosen_from
 from influcoder_lightning.recipes.compare import check, compare
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
@@ -20,7 +21,7 @@ from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 
-OUTPUTS = (*COMPARISON, RANKED, CHOSEN, ADAPTER, VALUED)
+OUTPUTS = (*COMPARISON, RANKED, *CHOSEN, ADAPTER, VALUED)
 
 
 def run(cfg: Settings, folder: Path) -> float:
@@ -33,7 +34,9 @@ def run(cfg: Settings, folder: Path) -> float:
         [
             page.opening("Which samples helped", materials, page.compared(found.comparison)),
             page.comparison_section(found.comparison),
-            page.ranking_section(found.ranking, materials.pool, found.chosen),
+            page.ranking_section(
+                chosen_by(materials, found.ranking), chosen_from(materials), found.chosen
+            ),
             *valuation_sections(materials, found.store, found.ranking, folder),
         ],
         OUTPUTS,

@@ -39,7 +39,7 @@ _VOCABULARY = 512
 OUTPUTS = (
     *COMPARISON,
     RANKED,
-    CHOSEN,
+    *CHOSEN,
     Output(
         "planted.json",
         "how the planted rows were ranked",

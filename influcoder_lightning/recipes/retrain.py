@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.models import load_base_model
@@ -20,7 +21,7 @@ from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, read_json
 from influcoder_lightning.run.progress import ShowSteps
 from influcoder_lightning.run.recipe import Facts, Output, Recipe
-from influcoder_lightning.run.run_folder import RANKING, SELECTED, locate, shown_path
+from influcoder_lightning.run.run_folder import RANKING, locate, shown_path
 from influcoder_lightning.run.saved_config import CONFIG, load_config, save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
@@ -132,7 +133,10 @@ def adopt_steps(cfg: Settings, given: Collection[str]) -> None:
 
 def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
     if "data.pool" not in given:
-        cfg.data.pool, cfg.data.split = str(locate(source, SELECTED).absolute()), None
+        chosen = locate(source, *FORMS.values())
+        cfg.data.pool, cfg.data.split = str(chosen.absolute()), None
+        if load_config(chosen.parent).select.unit == "turn":  # written as messages
+            cfg.data.format = cfg.data.columns = None
     adopt_steps(cfg, given)
 
 

@@ -155,7 +155,7 @@ def _earlier(valued: Settings) -> str:
 RECIPE = Recipe(
     run,
     OUTPUTS,
-    next_command=page.choose_some,
+    next_command=score_text.go_on,
     after_interruption=lambda cfg, again: f"Go on where it stopped: {again} resume=true",
     reuse="To choose others by the scores in it: resume=true.",
 )

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.data.overlap import PoolOverlap
-from influcoder_lightning.data.rows import as_written, load_rows, write_jsonl
+from influcoder_lightning.data.rows import as_written, load_rows
+from influcoder_lightning.data.written_rows import write_rows
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.influence.doubts import unsure
 from influcoder_lightning.influence.methods.encoder import tower_and_queries
 from influcoder_lightning.influence.ranking_file import save_confidence
 from influcoder_lightning.influence.request import Request
 from influcoder_lightning.influence_store import InfluenceStore
+from influcoder_lightning.recipes.chosen_rows import strategy_options
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.score import Cost, score_sections
 from influcoder_lightning.report.findings.ranking_curve import plot_ranking
 from influcoder_lightning.run.materials import row_source
-from influcoder_lightning.run.outputs import CHOSEN, RANKED, VALUED
+from influcoder_lightning.run.outputs import (
+    CHOSEN,
+    CONFIDENCE,
+    RANKED,
+    VALUED,
+    share_sure,
+    sureness,
+)
 from influcoder_lightning.run.recipe import Output
-from influcoder_lightning.run.run_folder import RANKING, SELECTED, require
-from influcoder_lightning.run.saved_config import save_config
-from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.run_folder import RANKING, require, shown_path
+from influcoder_lightning.run.saved_config import load_config, save_config
+from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.scoring.result import Sample, ScoredPool
 from influcoder_lightning.scoring.run import Scoring
@@ -52,8 +63,8 @@ def survey(cfg: Settings) -> Survey:
 
 OUTPUTS = (
     RANKED,
-    CHOSEN,
-    Output("confidence.csv", "how sure the text tower is of each score", "confidence"),
+    *CHOSEN,
+    Output(CONFIDENCE, "how sure the text tower is of each score", "confidence", sureness),
     Output("scores", "the scores as they were computed, in sealed parts"),
     VALUED,
 )
@@ -77,6 +88,11 @@ class TextScores:
         self.parts = ScoreParts(folder / "scores", pool.n_rows, cfg.score.part_rows)
         self.parts.refuse_existing(cfg.resume)
         pool.overlap.verdict()
+        if cfg.data.unit != "conversation":
+            raise ConfigError(
+                "recipe=score reads the text of whole rows; the earlier run valued turns. Give "
+                "data.unit=conversation."
+            )
         self._selects = cfg.select.k is not None or cfg.select.threshold is not None
         if self._selects and cfg.select.strategy not in _STRATEGIES:
             raise ConfigError(
@@ -118,7 +134,7 @@ class TextScores:
             scored = ScoredPool(source, parts.read(), len(ids))
             ranking = scored.ranking
             ranking.save(self.folder / RANKING)
-            save_confidence(ranking, self.folder / "confidence.csv")
+            save_confidence(ranking, self.folder / CONFIDENCE)
             tasks = None if pool.tasks is None else scored.of_samples(pool.tasks)
             plot_ranking(ranking, self.folder / "ranking.png", tasks)
         chosen = self._select(scored)
@@ -130,7 +146,7 @@ class TextScores:
     def _select(self, scored: ScoredPool) -> list[Sample]:
         if not self._selects:
             return []
-        ids = choose_ids(scored.ranking, seed=self.cfg.seed, **plain(self.cfg.select))
+        ids = choose_ids(scored.ranking, seed=self.cfg.seed, **strategy_options(self.cfg))
         with stage("reading the chosen rows"):
             chosen = scored.pick(ids)
             written = as_written(scored.source, [sample.place for sample in chosen])
@@ -138,6 +154,17 @@ class TextScores:
             {**row, "influence_score": sample.score}
             for row, sample in zip(written, chosen, strict=True)
         ]
-        write_jsonl(rows, self.folder / SELECTED)
-        log.info("selected %s samples: %s", f"{len(ids):,}", self.folder / SELECTED)
+        path = write_rows(rows, self.folder, self.cfg.select.output)
+        log.info("selected %s samples: %s", f"{len(ids):,}", path)
         return chosen
+
+
+def go_on(folder: Path) -> str:
+    """To choose by the scores, or, where the text tower is not sure of them, to value the rows."""
+    confidence = folder / CONFIDENCE
+    if not confidence.is_file() or unsure(share_sure(confidence)) is None:
+        return page.choose_some(folder)
+    cfg = load_config(folder)
+    pool = cfg.data.pool if isinstance(cfg.data.pool, str) else "[...]"
+    source = shlex.quote(shown_path(Path(cfg["from"])))
+    return f"influcoder recipe=valuate from={source} data.pool={shlex.quote(pool)}"

@@ -9,35 +9,40 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.data.rows import write_jsonl
-from influcoder_lightning.errors import RankingError
+from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.ids import SampleId
+from influcoder_lightning.influence.doubts import cut_through
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes.chosen_rows import (
+    chosen_by,
+    chosen_from,
+    strategy_options,
+    write_chosen,
+)
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.press.blocks import Number, Numbers
-from influcoder_lightning.run.materials import Materials, Split, fit_to_pool
+from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.outputs import CHOSEN, RANKED
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.run_folder import (
     RANKING,
-    SELECTED,
     STORE,
     locate,
     ranked_by,
     source_folder,
 )
 from influcoder_lightning.run.saved_config import load_config, save_config
-from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.settings import Settings
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.selection.diversity import SampleCodes
 from influcoder_lightning.selection.selection import select as choose_ids
-from influcoder_lightning.selection.selection import select_rows
 
 log = logging.getLogger(__name__)
 
 
-OUTPUTS = (RANKED, CHOSEN)
+OUTPUTS = (RANKED, *CHOSEN)
 
 
 def run(cfg: Settings, folder: Path) -> None:
@@ -46,22 +51,24 @@ def run(cfg: Settings, folder: Path) -> None:
     source = source_folder(cfg, "select")
     ranking = ranking_of(materials, source, folder)
     ids = choose(materials, ranking, folder, source)
+    ranking, pool = chosen_by(materials, ranking), chosen_from(materials)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
     page.write(
         folder,
         [
-            page.opening("Chosen samples", materials, [_chosen(ids, ranking, materials)]),
-            page.ranking_section(ranking, materials.pool, ids),
+            page.opening(
+                "Chosen samples", materials, [_chosen(ids, ranking, str(cfg.select.strategy))]
+            ),
+            page.ranking_section(ranking, pool, ids),
         ],
         OUTPUTS,
     )
 
 
-def _chosen(ids: Sequence[SampleId], ranking: Ranking, materials: Materials) -> Numbers:
+def _chosen(ids: Sequence[SampleId], ranking: Ranking, strategy: str) -> Numbers:
     scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))
-    strategy = str(materials.cfg.select.strategy)
     items = [
-        Number("chosen", f"{len(ids):,}", f"of {len(materials.pool):,} rows"),
+        Number("chosen", f"{len(ids):,}", f"of {len(ranking):,} samples"),
         Number("strategy", strategy),
     ]
     if ids:
@@ -99,7 +106,7 @@ def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
 
 
 def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -> list[SampleId]:
-    """Ids of the chosen samples; writes their rows to ``selected.jsonl``.
+    """Ids of the chosen samples (or conversations); writes their rows.
 
     Args:
         materials: pool and settings.
@@ -107,16 +114,22 @@ def choose(materials: Materials, ranking: Ranking, folder: Path, source: Path) -
         folder: to write to.
         source: run whose codes ``select.strategy=diverse`` compares.
     """
-    options = plain(materials.cfg.select)
-    pool = materials.pool
+    options = strategy_options(materials.cfg)
+    ranking, pool = chosen_by(materials, ranking), chosen_from(materials)
     if options["strategy"] == "per_group":
         options["groups"] = _groups(pool)
     if options["strategy"] == "diverse":
+        if pool is not materials.pool:
+            raise ConfigError(
+                "select.strategy=diverse compares samples, and these are turns: choose single ones "
+                "(select.unit=turn), or whole conversations by another strategy."
+            )
         options["codes"] = SampleCodes(InfluenceStore(locate(source, STORE)))
     ids = choose_ids(ranking, seed=materials.cfg.seed, **options)
-    rows = select_rows(materials.pool_as_written(), ids, ranking, pool.ids)
-    write_jsonl(rows, folder / SELECTED)
-    log.info("selected %d of %d samples", len(ids), len(pool))
+    if options["strategy"] == "top_k" and (doubt := cut_through(ranking, len(ids))):
+        log.warning("%s", doubt)
+    write_chosen(materials, ranking, ids, folder)
+    log.info("selected %d of %d samples", len(ids), len(ranking))
     if options["strategy"] == "diverse":
         last = ranking.ranks[ranking.sample_ids == ids[-1]].item()
         log.info("passed over %d near-copies of better samples", last - len(ids))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
+from influcoder_lightning.data.written_rows import forget_rows
 from influcoder_lightning.errors import ConfigError, StoreError
 from influcoder_lightning.extract import extract_features
 from influcoder_lightning.finetune.models import (
@@ -31,7 +34,7 @@ from influcoder_lightning.run.outputs import RANKED, VALUED
 from influcoder_lightning.run.progress import ShowSteps, Watched
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.resumed import RecipeValuation, depends_on
-from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE, require
+from influcoder_lightning.run.run_folder import CONVERSATIONS, RANKING, STORE, require
 from influcoder_lightning.run.saved_config import begin_config, save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
@@ -100,7 +103,7 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     check_for_valuation(cfg, n_queries)
     _describe(materials, folder)
     where = folder / STORE
-    store = (_train if cfg.mode == "training" else _extract)(materials, where)
+    store = (value_in_training if cfg.mode == "training" else _extract)(materials, where)
     for reason, count in store.attributes["counts"]["kept_out"].items():
         log.warning("%d rows were kept out: %s", count, reason)
     return store
@@ -112,8 +115,8 @@ def _describe(materials: Materials, folder: Path) -> None:
     if cfg.resume:
         begin_config(cfg, folder, pool=pool)
         return
-    for name in (RANKING, SELECTED):  # of a valuation that this one replaces
-        (folder / name).unlink(missing_ok=True)
+    (folder / RANKING).unlink(missing_ok=True)  # of a valuation that this one replaces
+    forget_rows(folder)
     save_config(cfg, folder, complete=False, pool=pool)
 
 
@@ -124,6 +127,8 @@ def rank(store: InfluenceStore, materials: Materials, folder: Path) -> Ranking:
         ranking = store.rank(method, data=materials.pool.identified())
         fit_to_pool(ranking, materials.pool, "the ranking")
         ranking.save(folder / RANKING)
+        if materials.pool.conversations is not None:
+            materials.pool.of_conversations(ranking).save(folder / CONVERSATIONS)
         done.result = f"{len(ranking):,} samples by {method}"
     if loggers := run_loggers(materials.cfg, folder):
         pool, k = materials.pool, materials.cfg.select.k
@@ -141,7 +146,10 @@ def _outcome(store: InfluenceStore) -> str:
     )
 
 
-def _train(materials: Materials, where: Path) -> InfluenceStore:
+def value_in_training(
+    materials: Materials, where: Path, callbacks: Sequence[Callback] = ()
+) -> InfluenceStore:
+    """The store of a training run on the pool, written to ``where``; callbacks see it, too."""
     cfg = materials.cfg
     # Rows first: what is wrong with them shows before a model is loaded.
     pool, query, steps = materials.pool, materials.query, materials.valuation_steps()
@@ -170,7 +178,7 @@ def _train(materials: Materials, where: Path) -> InfluenceStore:
             pool.dataset,
             steps=steps,
             seed=cfg.seed,
-            callbacks=[ShowSteps(done), callback],
+            callbacks=[ShowSteps(done), *callbacks, callback],
             loggers=loggers,
             checkpoints=checkpoints,
             **materials.training_options(),

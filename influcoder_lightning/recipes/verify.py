@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from influcoder_lightning.data.rows import load_rows
+from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.encoder.gradient_tower import TOWERS, load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.errors import ConfigError, StoreError
@@ -17,7 +18,7 @@ from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes.exactness import prove
 from influcoder_lightning.run.recipe import Output, Recipe
-from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE, source_folder
+from influcoder_lightning.run.run_folder import RANKING, STORE, source_folder
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.store import schema
@@ -52,8 +53,8 @@ def run(cfg: Settings, folder: Path) -> None:
     checked = dict(_checks(source))
     if not checked:
         raise ConfigError(
-            f"from={source}: there is no store, {RANKING} or {SELECTED} to check. Give the folder "
-            "of a run that has valued, ranked or chosen samples."
+            f"from={source}: there is no store, no {RANKING} and no chosen rows to check. Give "
+            "the folder of a run that has valued, ranked or chosen samples."
         )
     for name, words in checked.items():
         log.info("%s: %s", name, words)
@@ -71,11 +72,15 @@ def _checks(source: Path) -> Iterator[tuple[str, str]]:
         store / "encoder": lambda path: _towers(path.parent),
         store / "adapters": lambda path: f"{read_adapters(path.parent)} adapters{_COMPARED}",
         source / RANKING: lambda path: f"{len(Ranking.load(path).sample_ids):,} scores, read",
-        source / SELECTED: lambda path: f"{len(load_rows(path)):,} rows, read",
+        **dict.fromkeys((source / name for name in FORMS.values()), _rows),
     }
     for path, check in checks.items():
         if path.exists():
             yield str(path.relative_to(source)), check(path)
+
+
+def _rows(path: Path) -> str:
+    return f"{len(load_rows(path)):,} rows, read"
 
 
 def _store(path: Path) -> str:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from influcoder_lightning.data.census import Census, census
 from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.formats import Row
 from influcoder_lightning.data.overlap import check_overlap
 from influcoder_lightning.data.row_files import Source
-from influcoder_lightning.data.rows import RowSource, as_written, fingerprint_line, row_ids
-from influcoder_lightning.data.tokenization import TruncationReport, collate_samples, tokenize_rows
-from influcoder_lightning.errors import RankingError
-from influcoder_lightning.finetune.models import load_base_model, load_tokenizer
+from influcoder_lightning.data.rows import RowSource, row_ids
+from influcoder_lightning.data.tokenization import (
+    TokenizedDataset,
+    TruncationReport,
+    collate_samples,
+    tokenize_rows,
+)
+from influcoder_lightning.data.turns import Turn, as_turns, whole_rows
+from influcoder_lightning.errors import DataError, RankingError
+from influcoder_lightning.finetune.models import load_base_model, load_tokenizer, n_embeddings
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import SampleId, first_few
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.settings import Settings, resolved
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.valuation.fingerprint import frozen_weights, tokenizer_identity
 
@@ -32,44 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows with their ids and tokens; rows without a response token are left out.
-
-    ``places`` are those that the rows have in their source.
-    """
-
-    rows: list[Row]
-    ids: list[SampleId]
-    dataset: Dataset
-    places: list[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def subset(self, ids: Iterable[object]) -> Dataset:
-        """The tokenised rows of some ids; all rows of an id that several share.
-
-        Raises:
-            RankingError: an id that no row has.
-        """
-        wanted = {str(sample_id) for sample_id in ids}
-        if unknown := wanted - {str(sample_id) for sample_id in self.ids}:
-            raise RankingError(f"no row of the pool has the id {first_few(sorted(unknown))}.")
-        return Subset(self.dataset, [i for i, name in enumerate(self.ids) if str(name) in wanted])
-
-    def identified(self) -> list[Row]:
-        """The rows, each with its id."""
-        return [{**row, "id": name} for row, name in zip(self.rows, self.ids, strict=True)]
-
-    def fingerprint(self) -> str:
-        """SHA-256 of ids, prompts and responses (or messages) in their order."""
-        digest = hashlib.sha256()
-        for row, name in zip(self.rows, self.ids, strict=True):
-            digest.update(fingerprint_line(row, name))
-        return digest.hexdigest()
 
 
 class Materials:
@@ -101,6 +69,7 @@ class Materials:
     @cached_property
     def pool(self) -> Split:
         """Rows to choose from."""
+        self.census  # noqa: B018  # says what is odd about them, before they are used
         return self._split("pool", self._rows["pool"])
 
     @cached_property
@@ -116,11 +85,6 @@ class Materials:
     def first(self, n: int) -> Split:
         """The first rows to choose from, without tokenising the others."""
         return self._split("pool", self._rows["pool"][:n])
-
-    def pool_as_written(self) -> list[dict[str, Any]]:
-        """The rows of the pool in the user's own words, one for each of `pool`."""
-        source = row_source(self.cfg, "pool", self.cfg.data.pool)
-        return as_written(source, self.pool.places)
 
     @property
     def n_queries(self) -> int:
@@ -178,6 +142,15 @@ class Materials:
         check_overlap(rows["pool"], rows.get("query", []), rows.get("eval"))
         return rows
 
+    @cached_property
+    def census(self) -> Census:
+        """What is odd about the pool, counted; logs it."""
+        rows = self._rows["pool"]
+        with stage("counting copies"):
+            found = census(rows)
+        log.info("pool: %s", found.words())
+        return found
+
     def _read(self, name: str, place: Source) -> list[Row]:
         """The rows of a source, and a line on what they were taken for."""
         rows, shape = row_source(self.cfg, name, place).load()
@@ -192,6 +165,18 @@ class Materials:
             )
         return rows
 
+    def _refuse_unknown_tokens(self, name: str, largest: int) -> None:
+        """An id beyond the model's embeddings is an IndexError within it, or worse on a GPU."""
+        known = n_embeddings(self.cfg.model.name)
+        if known is not None and largest >= known:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise DataError(
+                f"{name}: the tokenizer of {self.cfg.model.name} gives the token {token!r:.40} the "
+                f"id {largest:,}, and the model knows {known:,} ids: tokens were added to the "
+                "tokenizer alone. Call model.resize_token_embeddings(len(tokenizer)) and save "
+                "both, or take the tokenizer that belongs to the model."
+            )
+
     def _optional(self, name: str) -> Split | None:
         return self._split(name, self._rows[name]) if name in self._rows else None
 
@@ -199,9 +184,12 @@ class Materials:
         cfg = self.cfg
         template = template_called(cfg.model.template, self.tokenizer)
         ids: list[SampleId] = list(row_ids(rows))
+        by_turn = name == "pool" and cfg.data.unit == "turn"
+        samples = as_turns(rows, ids) if by_turn else list(whole_rows(rows, ids))
+        ids = [sample.id for sample in samples]
         with stage(f"tokenising {name}") as done:
             dataset = tokenize_rows(
-                rows,
+                [sample.row for sample in samples],
                 self.tokenizer,
                 template,
                 cfg.train.max_length,
@@ -210,18 +198,29 @@ class Materials:
                 too_long=cfg.data.too_long,
             )
             done.result = _counts(dataset.report)
-        keep = list(range(len(rows)))
+        self._refuse_unknown_tokens(name, dataset.largest_id())
+        if len(samples) > len(rows):
+            log.info("%s: %s", name, _cost_of_turns(samples, dataset, len(rows)))
+        keep: Sequence[int] = range(len(samples))
         if dataset.report.n_without_response:
-            keep = [i for i in keep if bool((dataset[i]["labels"][1:] != -100).any())]
-            left_out = sorted(set(range(len(rows))) - set(keep))
+            keep = [i for i in keep if dataset.n_trained[i]]
+            left_out = sorted(set(range(len(samples))) - set(keep))
             log.warning(
                 "%s: %d rows without a response token are left out: %s",
                 name,
                 len(left_out),
                 first_few([ids[i] for i in left_out]),
             )
-        kept = dataset if len(keep) == len(rows) else Subset(dataset, keep)
-        return Split([rows[i] for i in keep], [ids[i] for i in keep], kept, keep)
+        kept = [samples[i] for i in keep]
+        return Split(
+            [sample.row for sample in kept],
+            [sample.id for sample in kept],
+            dataset if len(keep) == len(samples) else Subset(dataset, keep),
+            [sample.place for sample in kept],
+            [dataset.n_trained[i] for i in keep],
+            dataset.report,
+            [sample.conversation for sample in kept] if by_turn else None,
+        )
 
 
 def row_source(cfg: Settings, name: str, place: Source) -> RowSource:
@@ -232,16 +231,21 @@ def row_source(cfg: Settings, name: str, place: Source) -> RowSource:
     return RowSource(place, data.format, data.columns or {}, data.split, data.revision)
 
 
+def _cost_of_turns(samples: Sequence[Turn], dataset: TokenizedDataset, n_rows: int) -> str:
+    """What it costs that every turn brings what was said before it."""
+    lengths = [dataset.length(i) for i in range(len(samples))]
+    last = {sample.place: length for sample, length in zip(samples, lengths, strict=True)}
+    total, once = sum(lengths), sum(last.values())
+    return (
+        f"{n_rows:,} rows as {len(samples):,} turns, of {total:,} tokens instead of {once:,} "
+        f"({total / max(1, once):.1f} times the work)"
+    )
+
+
 def _counts(report: TruncationReport) -> str:
     counts = f"{report.n_rows:,} rows, {report.n_response_tokens:,} response tokens"
-    cut = {
-        "prompts lost their head": report.n_prompts_truncated,
-        "rows their end": report.n_responses_truncated,
-        "rows were left out": report.n_dropped,
-    }
-    if any(cut.values()):
-        what = ", ".join(f"{n:,} {words}" for words, n in cut.items() if n)
-        counts += f"; to fit train.max_length={report.max_length}, {what}"
+    if report.n_prompts_truncated or report.n_responses_truncated or report.n_dropped:
+        counts += f"; {report.words()}"
     if report.n_spelling_special:
         counts += f"; {report.n_spelling_special:,} spell special tokens, kept as text"
     return counts

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.written_rows import FORMS
+from influcoder_lightning.influence.doubts import SURE, ties, unsure
 from influcoder_lightning.report.findings.comparison import Comparison
 from influcoder_lightning.run.recipe import Facts, Output
-from influcoder_lightning.run.run_folder import RANKING, SELECTED, STORE
+from influcoder_lightning.run.run_folder import CONVERSATIONS, RANKING, SELECTED, STORE
 from influcoder_lightning.spreadsheet import from_cell
 from influcoder_lightning.store import schema
 
 FIGURES = "the figures of this page"
+CONFIDENCE = "confidence.csv"
 AS_TABLE = "the same as a table"
 
 
@@ -41,14 +45,34 @@ def n_lines(path: Path) -> int:
 
 def _ranking(path: Path) -> Facts:
     """Read line by line: a ranking may have millions."""
+    scores = array("d")
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
-        best = next(lines, None)
-        count = sum(1 for _ in lines) + (best is not None)
+        best = None
+        for line in lines:
+            best = best or line
+            scores.append(float(line["score"] or "nan"))
     if best is None:
         return {"ranked": "0 samples"}
     name = from_cell(best["sample_id"])
-    return {"ranked": f"{count:,} samples; best is {name}, score {best['score']:.7}"}
+    facts = {"ranked": f"{len(scores):,} samples; best is {name}, score {best['score']:.7}"}
+    if sentence := ties(scores):
+        facts["but"] = sentence
+    return facts
+
+
+def share_sure(path: Path) -> float:
+    """Share of the samples in a ``confidence.csv`` whose score is sure."""
+    with path.open(encoding="utf-8", newline="") as file:
+        sure = [float(line["confidence"]) >= SURE for line in csv.DictReader(file)]
+    return sum(sure) / max(1, len(sure))
+
+
+def sureness(path: Path) -> Facts:
+    """How sure the scores are."""
+    share = share_sure(path)
+    doubt = unsure(share)
+    return {"sure": f"{share:.0%} of the scores"} | ({} if doubt is None else {"careful": doubt})
 
 
 def _valuation(path: Path) -> Facts:
@@ -80,11 +104,15 @@ COMPARISON = (
 RANKED = Output(
     RANKING, "score and rank of every sample (rank 1 is the most helpful)", "ranking", _ranking
 )
-CHOSEN = Output(
-    SELECTED,
-    "the chosen rows with their influence score",
-    "chosen rows",
-    lambda path: {"chosen": f"{n_lines(path):,} samples"},
+_OF_CONVERSATIONS = Output(
+    CONVERSATIONS, "score and rank of every conversation: the mean over its turns", "conversations"
+)
+_CHOSEN = "the chosen rows with their influence score"
+CHOSEN = (
+    _OF_CONVERSATIONS,
+    Output(SELECTED, _CHOSEN, "chosen rows", lambda path: {"chosen": f"{n_lines(path):,} samples"}),
+    Output(FORMS["parquet"], f"{_CHOSEN}, as Parquet", "chosen rows"),
+    Output(FORMS["dataset"], f"{_CHOSEN}, as a folder of `datasets`", "chosen rows"),
 )
 ADAPTER = Output("adapter", "the LoRA trained on the chosen rows (first seed)", "trained LoRA")
 VALUED = Output(

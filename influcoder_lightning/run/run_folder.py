@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from influcoder_lightning.data.row_files import is_hub_name
+from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import CONFIG, load_config
@@ -16,8 +17,9 @@ from influcoder_lightning.run.settings import Settings
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.csv"
+CONVERSATIONS = "conversations.csv"  # the ranking, where samples are turns of them
 STORE = "influence"
-SELECTED = "selected.jsonl"
+SELECTED = FORMS["jsonl"]
 _WRITERS = {SELECTED: "select"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.

@@ -40,4 +40,4 @@ def test_a_turn_of_weight_nought_is_no_sample():
     row = conversation("q0", "a0", "q1", "a1", "q2", "a2")
     row["messages"][3]["weight"] = 0
     assert [turn.row["response"] for turn in turns([row], [7])] == ["a0", "a2"]
-    assert [turn.id for turn in turns([row], [7])] == ["7/0", "7/1"]
+    assert [turn.id for turn in turns([row], [7])] == ["7/0", "7/2"]

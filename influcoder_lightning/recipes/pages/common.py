@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from influcoder_lightning.ids import SampleId
+from influcoder_lightning.influence.doubts import doubts
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.report.findings.ambiguous import spread_over_queries
 from influcoder_lightning.report.findings.comparison import Comparison, comparison_figure
@@ -31,11 +32,12 @@ from influcoder_lightning.report.press.blocks import (
     Text,
 )
 from influcoder_lightning.report.press.html import write_page
-from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import n_lines
 from influcoder_lightning.run.recipe import Output, present
 from influcoder_lightning.run.run_folder import RANKING, shown_path
 from influcoder_lightning.run.saved_config import CONFIG, load_config, read_config
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
 
 _SETTINGS = Output(CONFIG, "every setting, library versions and the command of this run")
@@ -79,7 +81,8 @@ def opening(
             f" Ranked by {cfg.rank.method}: a higher score means that learning from the sample "
             "moves the model in the direction that the queries ask for."
         )
-    return Section(title, [*blocks, Text(what, terms=["pool", str(cfg.rank.method)])])
+    odd = f"In the pool: {materials.census.words()}; {materials.pool.report.words()}."
+    return Section(title, [*blocks, Text(what, terms=["pool", str(cfg.rank.method)]), Text(odd)])
 
 
 def compared(comparison: Comparison) -> list[Block]:
@@ -102,6 +105,7 @@ def ranked(ranking: Ranking, materials: Materials) -> list[Block]:
     best, worst = ranking.top_k(1)[0], ranking.bottom_k(1)[0]
     scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))
     return [
+        *(Text(sentence, lead=True) for sentence in doubts(ranking)),
         Numbers(
             [
                 Number("samples ranked", f"{ranking.n_scored:,}"),
@@ -134,6 +138,7 @@ def ranking_section(
     return Section(
         "The samples",
         [
+            *map(Text, doubts(ranking)),
             Chart(
                 ranking_figure(ranking, tasks(pool), highlight=highlight),
                 "Score of each sample, best first, and what kind of sample lies where.",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from influcoder_lightning.influence.doubts import SURE, doubts
 from influcoder_lightning.report.findings.distribution import describe_scores, plot_distribution
 from influcoder_lightning.report.press.blocks import (
     Block,
@@ -72,10 +73,10 @@ def score_sections(
 def _opening(cfg: Settings, scored: ScoredPool, chosen: Sequence[Sample], cost: Cost) -> Section:
     ranking = scored.ranking
     assert ranking.confidence is not None
-    confident = float(np.mean(ranking.confidence >= 0.5))
+    confident = float(np.mean(ranking.confidence >= SURE))
     numbers = [
         Number("samples", f"{len(ranking):,}"),
-        Number("confident", f"{confident:.0%}", "confidence of at least 0.5"),
+        Number("confident", f"{confident:.0%}", f"confidence of at least {SURE}"),
         Number("rows per second", str(cost), f"processes: {cost.processes}"),
     ]
     if chosen:
@@ -90,6 +91,7 @@ def _opening(cfg: Settings, scored: ScoredPool, chosen: Sequence[Sample], cost: 
                 "way that the queries ask for.",
                 terms=("queries", "score"),
             ),
+            *map(Text, doubts(ranking)),
             Numbers(numbers),
         ],
     )

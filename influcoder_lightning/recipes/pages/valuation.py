@@ -21,7 +21,8 @@ from influcoder_lightning.report.findings.method_agreement import agreement_sect
 from influcoder_lightning.report.findings.near_copies import near_copies_section
 from influcoder_lightning.report.press.blocks import Section, Text
 from influcoder_lightning.run import stages
-from influcoder_lightning.run.materials import Materials, Split
+from influcoder_lightning.run.materials import Materials
+from influcoder_lightning.run.split import Split
 from influcoder_lightning.selection.diversity import SampleCodes
 
 

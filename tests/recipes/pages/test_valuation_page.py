@@ -22,7 +22,7 @@ from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.report.press.blocks import Chart, Folded, Numbers, Table, Text
 from influcoder_lightning.report.press.glossary import definition
 from influcoder_lightning.report.press.html import write_page
-from influcoder_lightning.run.materials import Split
+from influcoder_lightning.run.split import Split
 
 POOL = tokens(24, seed=61)
 POOL[7] = {name: value.clone() for name, value in POOL[3].items()}  # a copy
@@ -44,7 +44,7 @@ HEADINGS = [
 def materials(k=None):
     cfg = SimpleNamespace(select=SimpleNamespace(k=k))
     return SimpleNamespace(
-        cfg=cfg, pool=Split(ROWS, list(range(24)), Samples(POOL), list(range(24)))
+        cfg=cfg, pool=Split(ROWS, list(range(24)), Samples(POOL), range(24), [1] * 24, None)
     )
 
 
