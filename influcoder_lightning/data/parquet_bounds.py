@@ -5,10 +5,11 @@ Parquet packs: a hundred kilobytes may stand for gigabytes, in repeated text or 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from influcoder_lightning.data.parquet_pages import pages
 from influcoder_lightning.files import most_unpacked
@@ -62,25 +63,22 @@ def largest_page(
     if rows * _ROW > most or size > most:
         raise too_much(path, times, f"{rows:,} rows and {size:,} bytes")
     largest = size = count = 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        view = memoryview(data)
-        try:
-            for chunk in chunks:
-                start = chunk.data_page_offset
-                if chunk.dictionary_page_offset is not None:
-                    start = min(start, chunk.dictionary_page_offset)
-                for page in pages(view, start, min(start + chunk.total_compressed_size, len(view))):
-                    size, count = size + page.unpacked, count + 1
-                    largest = max(largest, page.unpacked)
-                    if size > most or count > _MOST_PAGES:
-                        raise too_much(path, times, f"{count:,} pages of {size:,} bytes and more")
-                    if page.repeats_text:
-                        raise Unbounded(
-                            "texts that share their beginnings (DELTA_BYTE_ARRAY) may unpack to "
-                            "any size; write them plain or with a dictionary"
-                        )
-        finally:
-            view.release()
+    # Not closed by hand: an error within holds on to parts of it for as long as it is looked at.
+    view = memoryview(np.memmap(path, np.uint8, "r"))
+    for chunk in chunks:
+        start = chunk.data_page_offset
+        if chunk.dictionary_page_offset is not None:
+            start = min(start, chunk.dictionary_page_offset)
+        for page in pages(view, start, min(start + chunk.total_compressed_size, len(view))):
+            size, count = size + page.unpacked, count + 1
+            largest = max(largest, page.unpacked)
+            if size > most or count > _MOST_PAGES:
+                raise too_much(path, times, f"{count:,} pages of {size:,} bytes and more")
+            if page.repeats_text:
+                raise Unbounded(
+                    "texts that share their beginnings (DELTA_BYTE_ARRAY) may unpack to "
+                    "any size; write them plain or with a dictionary"
+                )
     return largest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -20,10 +21,14 @@ import corpus_segments
 import corpus_stores
 import corpus_towers
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from chat_templates import tokenizer_of
 from conftest import tiny_llama
 from safetensors.numpy import save
 
-from influcoder_lightning import InfluenceStore, Ranking, load_rows
+from influcoder_lightning import InfluenceStore, Ranking, load_rows, row_ids, tokenize_rows
+from influcoder_lightning.data.turns import turns
 from influcoder_lightning.encoder.gradient_tower import load_version
 from influcoder_lightning.encoder.text_head import TextHead
 from influcoder_lightning.finetune.models import load_adapter
@@ -110,6 +115,42 @@ def _npy() -> bytes:
     return buffer.getvalue()
 
 
+def _zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def _parquet_rows() -> bytes:
+    sink = io.BytesIO()
+    rows = {"prompt": [f"p{i}" for i in range(200)], "response": ["r"] * 200, "id": range(200)}
+    pq.write_table(pa.table(rows), sink, compression="zstd", row_group_size=64)
+    return sink.getvalue()
+
+
+def _chats(path: Path) -> Any:
+    rows = load_rows(path)
+    return [turns(rows, row_ids(rows)), tokenize_rows(rows, tokenizer_of("tools"), "chat", 64)]
+
+
+def _chat(*messages: dict[str, Any], **beside: Any) -> bytes:
+    return json.dumps({"messages": messages, **beside}).encode() + b"\n"
+
+
+_CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+CHATS = b"".join(
+    [
+        _chat({"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+              {"role": "assistant", "content": "a", "weight": 0},
+              {"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "b"}),
+        _chat({"role": "user", "content": "u"},
+              {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+              {"role": "tool", "content": "1", "tool_call_id": "c"},
+              {"role": "assistant", "content": "b"},
+              tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]),
+    ]
+)  # fmt: skip
 ROWS = b'{"prompt": "p", "response": "r", "id": "a", "task": "t"}\n' * 20
 SCORES = b'{"a": [1, 2.5], "b": null, "c": -1e3}'
 KINDS: dict[str, Kind] = {
@@ -144,6 +185,12 @@ KINDS: dict[str, Kind] = {
     "scores.parquet": _one("s.parquet", _parquet, load_scores),
     "rows.jsonl": _one("r.jsonl", lambda: ROWS, load_rows),
     "rows.jsonl.gz": _one("r.jsonl.gz", lambda: gzip.compress(ROWS, mtime=0), load_rows),
+    "rows.jsonl.bz2": _one("r.jsonl.bz2", lambda: bz2.compress(ROWS), load_rows),
+    "rows.jsonl.zst": _one("r.jsonl.zst", lambda: _zstd(ROWS), load_rows),
+    "rows.json": _one("r.json", lambda: b"[" + b",".join(ROWS.split(b"\n")[:-1]) + b"]", load_rows),
+    "rows.csv": _one("r.csv", lambda: b"question,answer\n" + b'"a ""b""",c\n' * 20, load_rows),
+    "rows.parquet": _one("r.parquet", _parquet_rows, load_rows),
+    "chats.jsonl": _one("r.jsonl", lambda: CHATS, _chats),
 }
 
 
