@@ -83,12 +83,13 @@ def as_texts(messages: Sequence[Message]) -> tuple[str, str]:
     parts: tuple[list[str], list[str]] = ([], [])
     for message in messages:
         says = message["role"] == "assistant" and message.get("weight", 1) != 0
-        parts[says].append(_text_of(message))
+        parts[says].append(text_of(message))
     given, said = ("\n\n".join(filter(None, part)) for part in parts)
     return given, said
 
 
-def _text_of(message: Message) -> str:
+def text_of(message: Message) -> str:
+    """What a message says; tool calls as JSON behind it."""
     calls = message.get("tool_calls")
     text: str = message["content"]
     return f"{text}{json.dumps(calls, ensure_ascii=False)}" if calls else text

@@ -113,6 +113,7 @@ def _part(split: Split, places: Sequence[int]) -> Split:
         places=[split.places[at] for at in places],
         n_trained=[split.n_trained[at] for at in places],
         conversations=None,
+        conversation_rows=None,
     )
 
 

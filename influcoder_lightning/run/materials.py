@@ -220,6 +220,7 @@ class Materials:
             [dataset.n_trained[i] for i in keep],
             dataset.report,
             [sample.conversation for sample in kept] if by_turn else None,
+            [rows[sample.place] for sample in kept] if by_turn else None,
         )
 
 

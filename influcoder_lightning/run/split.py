@@ -29,6 +29,7 @@ class Split:
         n_trained: tokens of each row that have a loss.
         report: what was cut, so that rows fit.
         conversations: id of the conversation that a row is a turn of; None: rows are whole.
+        conversation_rows: the whole row that it is a turn of.
     """
 
     rows: list[Row]
@@ -38,6 +39,7 @@ class Split:
     n_trained: Sequence[int]
     report: TruncationReport
     conversations: list[SampleId] | None = None
+    conversation_rows: list[Row] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,12 +69,11 @@ class Split:
     def whole(self) -> Split:
         """The same tokens under the ids of their conversations, which several share.
 
-        Its rows are those of the last turn, which have all that was said.
+        Its rows have all that was said, too.
         """
         if self.conversations is None:
             return self
-        last = dict(zip(map(str, self.conversations), self.rows, strict=True))
-        rows = [last[str(name)] for name in self.conversations]
+        rows = self.conversation_rows or self.rows
         return replace(self, rows=rows, ids=self.conversations, conversations=None)
 
     def of_conversations(self, ranking: Ranking) -> Ranking:

@@ -20,7 +20,9 @@ def split_of(turns):
     rows = [{"prompt": "", "response": str(i)} for i in range(len(turns))]
     ids = [f"{name}/{i}" for i, (name, _, _) in enumerate(turns)]
     weights = [weight for _, _, weight in turns]
-    return Split(rows, ids, [], range(len(turns)), weights, None, [name for name, _, _ in turns])
+    names = [name for name, _, _ in turns]
+    wholes = [{"prompt": "", "response": f"all of {name}"} for name in names]
+    return Split(rows, ids, [], range(len(turns)), weights, None, names, wholes)
 
 
 @given(st.lists(TURN, min_size=1, max_size=8), st.randoms())
@@ -43,10 +45,10 @@ def test_a_conversation_has_the_weighted_mean_of_its_scored_turns(turns, random)
     assert set(found.sample_ids) == {name for name, _, _ in turns}
 
 
-def test_a_whole_conversation_is_shown_by_its_last_turn_and_trains_on_all():
+def test_a_whole_conversation_is_shown_whole_and_trains_on_all_its_turns():
     split = split_of([("a", 1.0, 1), ("b", 1.0, 1), ("a", 1.0, 1)])
     whole = split.whole()
-    assert [row["response"] for row in whole.rows] == ["2", "1", "2"]
+    assert [row["response"] for row in whole.rows] == ["all of a", "all of b", "all of a"]
     assert whole.ids == ["a", "b", "a"]
     assert whole.subset(["a"]).indices == [0, 2]
     assert whole.whole() is whole

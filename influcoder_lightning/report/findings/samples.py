@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from influcoder_lightning.data.conversation import Message, text_of
 from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.report.press.blocks import Samples
+from influcoder_lightning.report.press.blocks import Samples, Turns
 
 if TYPE_CHECKING:
     from influcoder_lightning.report.findings.ambiguous import Spread
@@ -57,8 +58,15 @@ def samples_of(
     if ranking.confidence is not None:
         columns["confidence"] = ranking.confidence[places].tolist()
     columns["sample"] = keys
-    for name in (*named, "prompt", "response"):
-        columns[name] = [by_key.get(key, {}).get(name) for key in keys]
+    shown_rows = [by_key.get(key, {}) for key in keys]
+    for name in named:
+        columns[name] = [row.get(name) for row in shown_rows]
+    turns = [turns_of(row) for row in shown_rows]
+    columns["prompt"] = [
+        row.get("prompt") if not said else _last_question(said)
+        for row, said in zip(shown_rows, turns, strict=True)
+    ]
+    columns["response"] = [row.get("response") for row in shown_rows]
     at = {place: line for line, place in enumerate(places)}
     shown = min(MARKED, len(places))
     marks: dict[str, Sequence[int]] = {
@@ -70,4 +78,23 @@ def samples_of(
     if chosen := {str(name) for name in selected}:
         marks["selected"] = [line for line, key in enumerate(keys) if key in chosen]
     lines = list(zip(*columns.values(), strict=True))
-    return Samples(list(columns), lines, marks, len(order))
+    conversations = turns if any(turns) else []
+    return Samples(list(columns), lines, marks, len(order), conversations=conversations)
+
+
+def turns_of(row: TextRow) -> Turns:
+    """Who says what in a conversation; nothing where the row is one question and its answer."""
+    messages = row.get("messages") or []
+    if [message["role"] for message in messages] in ([], ["user", "assistant"]):
+        return []
+    return [(_who(message), text_of(message)) for message in messages]
+
+
+def _last_question(turns: Turns) -> str:
+    """What tells a conversation from others, where there is no room for all of it."""
+    return next((said for who, said in reversed(turns) if who == "user"), turns[0][1])
+
+
+def _who(message: Message) -> str:
+    silent = message["role"] == "assistant" and message.get("weight", 1) == 0
+    return f"{message['role']} (no loss)" if silent else str(message["role"])

@@ -114,6 +114,10 @@ class Files:
     files: Sequence[tuple[str | os.PathLike[str], str]]
 
 
+Turns = Sequence[tuple[str, str]]
+"""Who, and what was said; empty: the sample is no conversation."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """Samples to search, filter and sort; Markdown shows the first of each mark.
@@ -125,6 +129,8 @@ class Samples:
             first; these stay when not all rows fit into the page.
         total: how many samples there are, where `rows` does not have all of them.
         file: beside the report, which has all of them.
+        conversations: of each row, or none of them: its turns, (who, what was said), which are
+            shown in place of `prompt` and `response` when the row is opened.
 
     Raises:
         DataError: a row does not have one cell for each column, or a place is not in `rows`.
@@ -135,8 +141,11 @@ class Samples:
     marks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     total: int | None = None
     file: str = "ranking.csv"
+    conversations: Sequence[Turns] = ()
 
     def __post_init__(self) -> None:
+        if self.conversations and len(self.conversations) != len(self.rows):
+            raise DataError(f"{len(self.conversations)} conversations for {len(self.rows)} samples")
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise DataError(

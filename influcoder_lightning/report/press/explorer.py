@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -40,14 +40,15 @@ def fit(samples: Samples, budget: int) -> Shown:
 
     Those of `marks` stay longest, then the best and the worst.
     """
+    places = range(len(samples.rows))
     for cut in _CUTS:
-        lines = _within((_line(row, cut) for row in samples.rows), budget)
+        lines = _within((_line(samples, place, cut) for place in places), budget)
         if len(lines) == len(samples.rows):
             return _shown(samples, lines, list(range(len(lines))), cut)
-    lines = _within((_line(samples.rows[place], cut) for place in _telling(samples)), budget)
-    places = [place for place, _ in zip(_telling(samples), lines, strict=False)]
-    by_place = dict(zip(places, lines, strict=True))
-    return _shown(samples, [by_place[place] for place in sorted(places)], sorted(places), cut)
+    lines = _within((_line(samples, place, cut) for place in _telling(samples)), budget)
+    kept = [place for place, _ in zip(_telling(samples), lines, strict=False)]
+    by_place = dict(zip(kept, lines, strict=True))
+    return _shown(samples, [by_place[place] for place in sorted(kept)], sorted(kept), cut)
 
 
 def script_json(content: object) -> str:
@@ -69,12 +70,17 @@ def _shown(samples: Samples, lines: list[str], places: list[int], cut: int | Non
     }
     head = script_json({"columns": list(samples.columns), "n": samples.n, "marks": marks})
     data = f'{head[:-1]},"rows":[{",".join(lines)}]}}'
-    whole = cut is None or all(len(t) <= cut for p in places for t in _texts(samples.rows[p]))
+    whole = cut is None or all(len(t) <= cut for p in places for t in _texts(samples, p))
     return Shown(data, len(lines), None if whole else cut)
 
 
-def _line(row: Sequence[object], cut: int | None) -> str:
-    return script_json([_value(value, cut) for value in row])
+def _line(samples: Samples, place: int, cut: int | None) -> str:
+    """The cells of a row, and behind them its turns, where it has some."""
+    cells: list[object] = [_value(value, cut) for value in samples.rows[place]]
+    if samples.conversations:
+        turns = samples.conversations[place]
+        cells.append([[_value(who, cut), _value(said, cut)] for who, said in turns])
+    return script_json(cells)
 
 
 def _value(value: object, cut: int | None) -> str | float | None:
@@ -86,8 +92,11 @@ def _value(value: object, cut: int | None) -> str | float | None:
     return text if cut is None or len(text) <= cut else text[: cut - 1] + "…"
 
 
-def _texts(row: Sequence[object]) -> list[str]:
-    return [value for value in row if isinstance(value, str)]
+def _texts(samples: Samples, place: int) -> list[str]:
+    found = [value for value in samples.rows[place] if isinstance(value, str)]
+    if samples.conversations:
+        found += [said for _, said in samples.conversations[place]]
+    return found
 
 
 def _within(lines: Iterable[str], budget: int) -> list[str]:

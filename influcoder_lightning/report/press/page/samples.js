@@ -150,13 +150,27 @@
         tags.append(...names.map((name) => element("span", name, "tag")));
         list.append(element("dt", "among the"), tags);
       }
+      const turns = rows[place][columns.length] ?? [];
       columns.forEach((column, at) => {
+        if (turns.length && LONG.has(column)) return;
         const isText = typeof rows[place][at] === "string";
         if (!isText) return;
         const text = element("dd", rows[place][at]);
         text.dir = "auto";
         list.append(element("dt", column), text);
       });
+      for (const [who, said] of turns) {
+        const text = element("dd", said);
+        text.dir = "auto";
+        if (/^(system|developer)/.test(who)) {
+          // The same in many conversations: shown when asked for.
+          const folded = element("details");
+          folded.append(element("summary", `${said.length.toLocaleString("en")} characters`), text);
+          const place = element("dd");
+          place.append(folded);
+          list.append(element("dt", who), place);
+        } else list.append(element("dt", who), text);
+      }
       const cell = element("td");
       cell.colSpan = columns.length + 1;
       cell.append(list);
