@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/pool_memory.py
 
-Pools of short rows (a question and an answer, some 120 characters) are read and tokenised, each in
-a process of its own, and what it grows by is divided by the rows that it has more than the one
-before. Ten million rows are worked out from that. Writes ``benchmarks/results/pool_memory.json``.
+Pools of short rows (a question and an answer, some 100 characters) are read, counted and tokenised,
+each in a process of its own, and what it grows by is divided by the rows that it has more than the
+one before. Ten million rows are worked out from that. Writes
+``benchmarks/results/pool_memory.json``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main() -> None:
 def measured(n: int) -> dict[str, Any]:
     """Peak memory of a process that reads and tokenises n rows, beyond what it had before."""
     from influcoder_lightning import load_rows, tokenize_rows
+    from influcoder_lightning.data.census import census
 
     tokenizer = byte_pairs()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,6 +68,7 @@ def measured(n: int) -> dict[str, Any]:
         forget_peak()
         before, begun = resident(), perf_counter()
         rows = load_rows(path)
+        census(rows)
         dataset = tokenize_rows(rows, tokenizer, "{prompt} {response}", 512)
         return {
             "rows": len(dataset),
