@@ -64,7 +64,7 @@ def largest_page(
         raise too_much(path, times, f"{rows:,} rows and {size:,} bytes")
     largest = size = count = 0
     # Not closed by hand: an error within holds on to parts of it for as long as it is looked at.
-    view = memoryview(np.memmap(path, np.uint8, "r"))
+    view = np.memmap(path, np.uint8, "r").data
     for chunk in chunks:
         start = chunk.data_page_offset
         if chunk.dictionary_page_offset is not None:

@@ -104,7 +104,7 @@ def test_no_variable_of_this_machine_gets_into_what_a_run_writes(tmp_path, monke
     content["lora"]["r"], content["lora"]["alpha"] = 8, 16
     content["lora"]["dropout"] = 0.0
     content["data"]["query"] = "~/x"
-    content["data"] |= {"train_on": "assistant", "too_long": "cut_prompt"}
+    content["data"] |= {"train_on": "assistant", "too_long": "cut_prompt", "unit": "conversation"}
     content["facts"] = {"pool": LEAK}
     (source / "config.yaml").write_text(yaml.safe_dump(content))
     cfg = continue_run(own(**{"from": str(source)}), recipe_called(recipe), [])

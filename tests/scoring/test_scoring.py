@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_method(tmp_path, tower, queries, part_rows, bat
         tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 53, part_rows, batch_size
     )
     work.run(1)
-    scored = ScoredPool(work.path, work.parts.read(), 3)
+    scored = ScoredPool(work.source, work.parts.read(), 3)
     assert_same(scored, expected)
     assert scored.ranking.confidence == pytest.approx(list(sure.values()), abs=1e-6)
 
@@ -103,7 +103,7 @@ def test_rows_of_one_id_are_one_sample(tmp_path, tower, queries):
     expected, _ = oracle(tower, queries, rows)
     work = scoring(tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 33)
     work.run(1)
-    scored = ScoredPool(work.path, work.parts.read(), 3)
+    scored = ScoredPool(work.source, work.parts.read(), 3)
     assert_same(scored, expected)
     best = scored.ranking.top_k(2)
     picked = scored.pick(best)
@@ -118,7 +118,7 @@ def test_several_processes_share_the_work(tmp_path, tower, queries):
     expected, _ = oracle(tower, queries, rows)
     work = scoring(tmp_path / "pool-*.jsonl", tower, queries, tmp_path / "s", 45)
     work.run(2)
-    scored = ScoredPool(work.path, work.parts.read(), 3)
+    scored = ScoredPool(work.source, work.parts.read(), 3)
     assert_same(scored, expected)
     assert scored.pick([1000])[0].row == rows[0]
 
@@ -128,7 +128,7 @@ def test_a_process_that_fails_says_why_and_keeps_what_is_sealed(tmp_path, tower,
     with (tmp_path / "pool.jsonl").open("a") as file:
         file.write('{"prompt": 1}\n')
     work = scoring(tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 40)
-    with pytest.raises(ConfigError, match=r"pool.jsonl:31.*'prompt' must be a string.*resume=true"):
+    with pytest.raises(ConfigError, match=r"pool.jsonl:31.*'response' is missing.*resume=true"):
         work.run(2)
 
 
@@ -155,7 +155,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path, tower, queries):
     work.run(1)
     now = {p.name: p.stat().st_mtime_ns for p in work.parts.folder.glob("part-*")}
     assert before.items() <= now.items()
-    assert_same(ScoredPool(work.path, work.parts.read(), 3), oracle(tower, queries, rows)[0])
+    assert_same(ScoredPool(work.source, work.parts.read(), 3), oracle(tower, queries, rows)[0])
 
 
 def test_the_signal_to_end_is_heeded(tmp_path, tower, queries):
@@ -305,7 +305,7 @@ def test_a_pool_that_changed_under_the_run(tmp_path, tower, queries):
     write_jsonl(rows, tmp_path / "pool.jsonl")
     work = scoring(tmp_path / "pool.jsonl", tower, queries, tmp_path / "s", 12)
     work.run(1)
-    scored = ScoredPool(work.path, work.parts.read(), 3)
+    scored = ScoredPool(work.source, work.parts.read(), 3)
     write_jsonl(rows[::-1], tmp_path / "pool.jsonl")
     with pytest.raises(DataError, match="was changed: row 0 was 0, now 11"):
         scored.pick([0])
@@ -318,4 +318,4 @@ def test_a_datasets_folder_is_read_like_its_rows(tmp_path, tower, queries):
     assert load_rows(tmp_path / "pool") == rows
     work = scoring(tmp_path / "pool", tower, queries, tmp_path / "s", 15)
     work.run(1)
-    assert_same(ScoredPool(work.path, work.parts.read(), 3), oracle(tower, queries, rows)[0])
+    assert_same(ScoredPool(work.source, work.parts.read(), 3), oracle(tower, queries, rows)[0])
