@@ -55,7 +55,8 @@ class Data:
         None,
         "what the pool's columns mean: "
         "prompt/response, prompt/completion, messages, conversations, instruction/output, "
-        "instruction/response, question/answer, preference, rejected or text; null: recognised",
+        "question/answer, preference, rejected, text, ... (an unknown one names them all); null: "
+        "recognised",
     )
     columns: Any = key(
         None, "the pool's columns by what they stand for, {prompt: question, response: answer}"

@@ -8,7 +8,7 @@ is encoded with ``split_special_tokens=True``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,7 @@ class ChatEncoder:
                 "text. Load the fast one, or give model.template a frame."
             )
         self._tokenizer, self._train_on = tokenizer, train_on
+        self._known = set[str]()  # of what a template may leave out: what this one does not
         self._marked = _MARKERS.search(str(tokenizer.chat_template)) is not None
         self._special = set(tokenizer.all_special_ids) | {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
@@ -85,6 +86,7 @@ class ChatEncoder:
             DataError: the template fails on it, or does not tell where a turn begins.
         """
         conversation = _Conversation(self, row, where)
+        self._refuse_what_is_left_out(conversation)
         text = conversation.text
         ids, places = self._tokens(text)
         turns = conversation.trained(self._marked_places(conversation, places))
@@ -101,6 +103,26 @@ class ChatEncoder:
             list(messages), tools=tools, tokenize=False, add_generation_prompt=begin
         )
         return str(text)
+
+    def _refuse_what_is_left_out(self, conversation: _Conversation) -> None:
+        """A template may pass over a role, tools or calls of tools without a word.
+
+        Whether it does is looked at once for each of them.
+        """
+        for what, otherwise in conversation.without():
+            if what in self._known:
+                continue
+            try:
+                left_out = self.render(*otherwise) == conversation.text
+            except Exception:  # it knows enough of them to fail without them
+                left_out = False
+            if left_out:
+                raise DataError(
+                    f"{conversation.where}: the chat template leaves out {what}, so that the model "
+                    "would not see it. Take it out of the rows, or take a tokenizer whose "
+                    "template has it."
+                )
+            self._known.add(what)
 
     def _tokens(self, text: str, **options: bool) -> tuple[list[int], list[Span]]:
         encoded = self._tokenizer(
@@ -193,6 +215,22 @@ class _Conversation:
         self._encoder = encoder
         self.text = self._render(self.messages)
 
+    def without(self) -> Iterator[tuple[str, tuple[list[Message], Any]]]:
+        """What may be left out, and the messages and tools as they are without its content."""
+        if self.tools:
+            yield "tools", (self.messages, None)
+        if any(message.get("tool_calls") for message in self.messages):
+            bare = [{n: v for n, v in m.items() if n != "tool_calls"} for m in self.messages]
+            yield "calls of tools", (bare, self.tools)
+        for role in ("system", "developer", "tool"):
+            said = [m["role"] == role and bool(m["content"].strip()) for m in self.messages]
+            if any(said):
+                other = [
+                    {**m, "content": f"{m['content']}x"} if own else m
+                    for m, own in zip(self.messages, said, strict=True)
+                ]
+                yield f"what the {role} says", (other, self.tools)
+
     def trained(self, marked: Sequence[Span] | None) -> list[Span]:
         """Characters (from, to) of what has a loss; ``marked``: the turns, where they are known."""
         if self._encoder._train_on == "all":
@@ -226,7 +264,7 @@ class _Conversation:
         """Where a turn of the assistant stands, from behind its header to its end token."""
         last = index + 1 == len(self.messages)
         stop = len(self.text) if last else self._shared(self._render(self.messages[: index + 1]))
-        before, start = 0, 0
+        before, start = 0, self._first(stop)
         if index:
             before = self._shared(self._render(self.messages[:index]))
             start = self._shared(self._render(self.messages[:index], begin=True), whole=False)
@@ -238,6 +276,14 @@ class _Conversation:
                 "the turns in the template ({% generation %})."
             )
         return start, stop
+
+    def _first(self, stop: int) -> int:
+        """Where the very first message's content begins; what stands before it is the template's.
+
+        A template need not be able to render nothing.
+        """
+        content = self.messages[0]["content"].strip()
+        return self.text.rfind(content, 0, stop) if content else -1
 
     def _shared(self, begun: str, whole: bool = True) -> int:
         """How far the rendering goes on as that of some first messages, which may end otherwise.

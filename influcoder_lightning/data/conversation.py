@@ -28,7 +28,8 @@ _FIRST = ("system", "developer")
 
 
 def messages_of(value: object, where: str, column: str) -> list[Message]:
-    """The messages of a column: OpenAI's and TRL's words, or ShareGPT's (``from``, ``value``).
+    """The messages of a column: OpenAI's and TRL's words, ShareGPT's (``from``, ``value``), or
+    texts alone, the first of them the user's.
 
     Raises:
         DataError: no list of messages, a role that is unknown or out of order, or content that is
@@ -38,6 +39,10 @@ def messages_of(value: object, where: str, column: str) -> list[Message]:
         value = parsed_json(value, where, column)
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: the column {column!r} must be a list of messages.")
+    if all(isinstance(item, str) for item in value):  # who says what goes by turns
+        value = [
+            {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)
+        ]
     found = [_message(item, f"{where}: message {i}", column) for i, item in enumerate(value)]
     for index, message in enumerate(found):
         before = found[index - 1]["role"] if index else None
@@ -111,6 +116,9 @@ def _message(item: object, where: str, column: str) -> Message:
     message = {name: value for name, value in item.items() if name not in names}
     # A table has every field in every message; what is null was not there.
     message = {name: value for name, value in message.items() if value is not None}
+    if "function_call" in message:  # OpenAI's word before there were several tools
+        call = _called(message.pop("function_call"), where)
+        message["tool_calls"] = call["tool_calls"]
     return {"role": known, "content": _text(item.get(names[1]), where), **message}
 
 

@@ -117,11 +117,13 @@ class _Frames:
 def _refuse_conversation(row: TextRow, where: str) -> None:
     """A frame has room for one prompt and one response."""
     messages = row.get("messages") or []
-    if [message["role"] for message in messages] in ([], ["user", "assistant"]):
+    calls = row.get("tools") or any(message.get("tool_calls") for message in messages)
+    if not calls and [message["role"] for message in messages] in ([], ["user", "assistant"]):
         return
     roles = ", ".join(message["role"] for message in messages)
+    tools = ", with tools" if calls else ""
     raise DataError(
-        f"{where} is a conversation ({roles:.100}), and the template has one prompt and one "
+        f"{where} is a conversation ({roles:.100}{tools}), and the template has one prompt and one "
         "response. Take a model whose tokenizer has a chat template (model.template=chat), or rows "
         "of one question and one answer."
     )

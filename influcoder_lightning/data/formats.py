@@ -9,14 +9,19 @@
 | instruction/output | ``instruction``, ``output``, optionally ``input``, ``system``, ``history`` |
 | instruction/response | ``instruction``, ``response``, optionally ``context``, ``input``, ... |
 | question/answer | ``question``, ``answer`` |
+| question/response, query/response, problem/solution, input/output | these two |
 | preference, rejected | ``prompt``, ``chosen``, ``rejected``: the chosen or the rejected answer |
+| preference without prompt | ``chosen``, ``rejected``: conversations that begin alike |
 | text | ``text``: every token has a loss |
+
+Those with two texts, and those with messages, may have ``system`` (or ``system_prompt``), too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from influcoder_lightning.data.conversation import (
@@ -37,7 +42,8 @@ row is a text without a frame; and the columns of the file that are none of thes
 TextRow = Mapping[str, Any]
 """A row that is only read."""
 
-_BESIDE = ("system", "history")
+_SYSTEM = ("system", "system_prompt")
+_BESIDE = (*_SYSTEM, "history")
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,23 @@ def _text(raw: Row, name: str, where: str) -> str:
 
 def _pair(prompt: str, response: str) -> Callable[[Row, str], Row]:
     def read(raw: Row, where: str) -> Row:
-        return {"prompt": _text(raw, prompt, where), "response": _text(raw, response, where)}
+        asked, answer = _text(raw, prompt, where), _text(raw, response, where)
+        return _turn([], asked, answer, raw, where)
 
     return read
+
+
+def _turn(before: list[Message], asked: str, answer: str, raw: Row, where: str) -> Row:
+    """A pair of texts; a conversation, where there is more than them."""
+    if not before and not _system(raw):
+        return {"prompt": asked, "response": answer}
+    turn = [_message("user", asked), _message("assistant", answer)]
+    return _conversation([*before, *turn], raw, where)
+
+
+def _system(raw: Row) -> str | None:
+    """The column of the system's words that a row has something in."""
+    return next((name for name in _SYSTEM if raw.get(name)), None)
 
 
 def _plain(raw: Row, where: str) -> Row:
@@ -96,11 +116,7 @@ def _instruction(response: str) -> Callable[[Row, str], Row]:
         parts = [_text(raw, "instruction", where)]
         parts += [_text(raw, name, where) for name in ("input", "context") if raw.get(name)]
         prompt, answer = "\n\n".join(parts), _text(raw, response, where)
-        before = _history(raw, where)
-        if not before and not raw.get("system"):
-            return {"prompt": prompt, "response": answer}
-        turn = [_message("user", prompt), _message("assistant", answer)]
-        return _conversation([*before, *turn], raw, where)
+        return _turn(_history(raw, where), prompt, answer, raw, where)
 
     return read
 
@@ -142,10 +158,32 @@ def _completion(column: str) -> Callable[[Row, str], Row]:
     return read
 
 
+def _preferred(column: str, other: str) -> Callable[[Row, str], Row]:
+    """Answers beside a prompt, or whole conversations that begin alike."""
+
+    def read(raw: Row, where: str) -> Row:
+        if isinstance(raw.get("prompt"), str) == isinstance(raw[column], str) and "prompt" in raw:
+            return _completion(column)(raw, where)
+        if isinstance(raw[column], str):
+            raise DataError(
+                f"{where}: {column!r} is a text, and there is no prompt beside it. Say which "
+                "column has the prompt (data.columns), or write it as a list of messages."
+            )
+        said = messages_of(raw[column], where, column)
+        alike = len(said) - 1
+        if isinstance(raw.get(other), list):
+            pairs = zip(said, messages_of(raw[other], where, other), strict=False)
+            alike = min(alike, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        given = [{"weight": 0, **m} if m["role"] == "assistant" else m for m in said[:alike]]
+        return _conversation([*given, *said[alike:]], raw, where)
+
+    return read
+
+
 def _conversation(messages: list[Message], raw: Row, where: str) -> Row:
-    system = raw.get("system")
+    system = _system(raw)
     if system and messages[0]["role"] not in ("system", "developer"):
-        messages = [_message("system", _text(raw, "system", where)), *messages]
+        messages = [_message("system", _text(raw, system, where)), *messages]
     check_answered(messages, where)
     prompt, response = as_texts(messages)
     row: Row = {"prompt": prompt, "response": response, "messages": messages}
@@ -173,27 +211,35 @@ def _written_here(row: Mapping[str, object]) -> Format | None:
 
 
 _INPUTS = ("input", "context")
+_PAIRS = (("question", "answer"), ("question", "response"), ("query", "response"),
+          ("problem", "solution"), ("input", "output"))  # fmt: skip
 _ALL = (
     Format("prompt/response", ("prompt", "response"), "prompt -> user, response -> assistant",
-           _pair("prompt", "response")),
+           _pair("prompt", "response"), _SYSTEM),
     Format("messages", ("messages",), "the messages as they are",
-           _messages("messages"), ("tools", "system")),
+           _messages("messages"), ("tools", *_SYSTEM)),
     Format("conversations", ("conversations",), "human -> user, gpt -> assistant",
-           _messages("conversations"), ("system", "tools")),
+           _messages("conversations"), (*_SYSTEM, "tools")),
     Format("preference", ("prompt", "chosen"), "prompt -> user, chosen -> assistant",
-           _completion("chosen"), ("rejected",)),
+           _preferred("chosen", "rejected"), ("rejected", *_SYSTEM)),
     Format("rejected", ("prompt", "rejected"), "prompt -> user, rejected -> assistant",
-           _completion("rejected"), ("chosen",)),
+           _preferred("rejected", "chosen"), ("chosen", *_SYSTEM)),
+    Format("preference without prompt", ("chosen", "rejected"),
+           "what both begin with is given, the rest of chosen -> assistant",
+           _preferred("chosen", "rejected"), _SYSTEM),
+    Format("rejected without prompt", ("rejected", "chosen"),
+           "what both begin with is given, the rest of rejected -> assistant",
+           _preferred("rejected", "chosen"), _SYSTEM),
     Format("prompt/completion", ("prompt", "completion"), "prompt -> user, completion -> assistant",
-           _completion("completion"), ("tools",)),
+           _completion("completion"), ("tools", *_SYSTEM)),
     Format("instruction/output", ("instruction", "output"),
            "instruction + input -> user, output -> assistant",
            _instruction("output"), (*_INPUTS, *_BESIDE)),
     Format("instruction/response", ("instruction", "response"),
            "instruction + context -> user, response -> assistant",
            _instruction("response"), (*_INPUTS, *_BESIDE)),
-    Format("question/answer", ("question", "answer"), "question -> user, answer -> assistant",
-           _pair("question", "answer")),
+    *(Format(f"{asked}/{answer}", (asked, answer), f"{asked} -> user, {answer} -> assistant",
+             _pair(asked, answer), _SYSTEM) for asked, answer in _PAIRS),
     Format("text", ("text",), "every token has a loss", _plain),
 )  # fmt: skip
 FORMATS = {kind.name: kind for kind in _ALL}

@@ -124,10 +124,22 @@ def shape_of(
         raise DataError(
             f"{where}: cannot tell prompt from response. Columns: "
             f"{', '.join(map(str, raw)) or 'none':.300}. Nearest format: {nearest.name} "
-            f"({', '.join(nearest.needs)}). Say what they are: data.columns={{prompt: ..., "
-            "response: ...}, or data.format=...."
+            f"({', '.join(nearest.needs)}). Say what they are: {_suggestion(nearest, raw)}, or "
+            "data.format=...."
         )
     return Shape(kind, columns)
+
+
+def _suggestion(nearest: Format, row: Row) -> str:
+    """The key that would name the columns, with those that are clear already."""
+    for name, value in row.items():
+        turns = value if isinstance(value, list) else []
+        if any(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in turns[:1]):
+            return f"data.columns={{messages: {name!s:.40}}}"
+    by_lower = {str(name).lower(): name for name in row}
+    needs = nearest.needs if set(nearest.needs) <= set(_ROLES) else ("prompt", "response")
+    named = [f"{need}: {by_lower.get(need, '...')!s:.40}" for need in needs]
+    return f"data.columns={{{', '.join(named)}}}"
 
 
 def _overlap(kind: Format, row: Iterable[object]) -> float:

@@ -130,6 +130,59 @@ def test_tools_and_their_calls_are_rendered():
     assert last.startswith("It is 3.")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_assistant_that_begins_has_its_loss_behind_what_the_template_begins_with(name):
+    tokenizer = tokenizer_of(name)
+    messages = [
+        {"role": "assistant", "content": "Welcome."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+    ]
+    try:
+        tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # of those that insist on the user
+        return
+    row = {"prompt": "Hi", "response": "Welcome.\n\nHo", "messages": messages}
+    sample = tokenize_rows([row], tokenizer, "chat", 512)[0]
+    said = tokenizer.decode(sample["input_ids"][sample["labels"] != -100])
+    assert said.startswith("Welcome.")
+    assert "Ho" in said
+    assert "Hi" not in said
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+_HEAD = "{% for m in messages %}{% if m.role in roles %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+
+
+@pytest.mark.parametrize(
+    ("roles", "messages", "tools", "what"),
+    [
+        (["user", "assistant"], [("system", "s"), ("user", "q"), ("assistant", "a")], None,
+         "what the system says"),
+        (["user", "assistant"],
+         [("user", "q"), ("assistant", "a"), ("tool", "1"), ("assistant", "b")], None,
+         "what the tool says"),
+        (["system", "user", "assistant"], [("user", "q"), ("assistant", "call")], None,
+         "calls of tools"),
+        (["system", "user", "assistant"], [("user", "q"), ("assistant", "a")], [TOOL], "tools"),
+    ],
+)  # fmt: skip
+def test_what_a_template_would_leave_out_without_a_word_is_refused(roles, messages, tools, what):
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = (
+        _HEAD.replace("roles", repr(roles)) + "<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    said = [{"role": role, "content": content} for role, content in messages]
+    for message in said:
+        if message["content"] == "call":
+            message["tool_calls"] = [CALL]
+    row = {"prompt": "q", "response": "a", "messages": said, "tools": tools}
+    with pytest.raises(DataError, match=f"row 0: the chat template leaves out {what}"):
+        tokenize_rows([row], tokenizer, "chat", 512)
+
+
 def test_a_template_that_fails_names_the_row():
     tokenizer = tokenizer_called("mistral")
     messages = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]

@@ -24,12 +24,24 @@ CASES = {
     "instruction/response": (
         {"instruction": "q", "context": "x", "response": "a", "category": "c"}, "q\n\nx", "a", None
     ),
+    "question/response": (
+        {"system_prompt": "s", "question": "q", "response": "a"}, "s\n\nq", "a",
+        said(("system", "s"), U, A),
+    ),
+    "query/response": ({"query": "q", "response": "a"}, "q", "a", None),
+    "problem/solution": ({"problem": "q", "solution": "a"}, "q", "a", None),
+    "input/output": ({"input": "q", "output": "a"}, "q", "a", None),
     "preference": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "q", "a", None),
     "text": ({"text": "a"}, "", "a", None),
     "messages": ({"messages": said(U, A)}, "q", "a", said(U, A)),
     "conversations": (
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         "q", "a", said(U, A),
+    ),
+    "preference without prompt": (
+        {"chosen": said(U, ("assistant", "x"), U, A), "rejected": said(U, ("assistant", "x"), U)},
+        "q\n\nx\n\nq", "a",
+        [*said(U), {"role": "assistant", "content": "x", "weight": 0}, *said(U, A)],
     ),
 }  # fmt: skip
 
@@ -71,6 +83,54 @@ def test_conversational_prompt_and_completion(tmp_path):
     # Turns of the prompt have no loss.
     assert [m.get("weight") for m in found["messages"]] == [None, 0, None, None]
     assert (found["prompt"], found["response"]) == ("x\n\ny\n\nq", "a")
+
+
+def test_a_prompt_beside_whole_conversations_is_what_they_begin_with(tmp_path):
+    row = {"prompt": "q", "chosen": said(U, A), "rejected": said(U, ("assistant", "b"))}
+    (found,), _ = read(tmp_path, row)
+    assert found["messages"] == said(U, A)
+    (found,), _ = read(tmp_path, row, format="rejected")
+    assert found["messages"] == said(U, ("assistant", "b"))
+
+
+def test_texts_of_a_conversation_go_by_turns(tmp_path):
+    (found,), _ = read(tmp_path, {"conversations": ["q", "a", "q", "a"]})
+    assert found["messages"] == said(U, A, U, A)
+
+
+def test_a_call_in_the_old_words_is_a_call_of_a_tool(tmp_path):
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    row = {
+        "messages": [
+            *said(U),
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "f", "content": "1"},
+            *said(A),
+        ]
+    }
+    (found,), _ = read(tmp_path, row)
+    assert [message["role"] for message in found["messages"]] == [
+        "user", "assistant", "tool", "assistant",
+    ]  # fmt: skip
+    assert found["messages"][1]["tool_calls"] == [{"type": "function", "function": call}]
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"Prompt": "q", "Response": "a"}, "data.columns={prompt: Prompt, response: Response}"),
+        ({"chat": said(U, A)}, "data.columns={messages: chat}"),
+        ({"content": "x"}, "data.columns={prompt: ..., response: ...}"),
+    ],
+)
+def test_what_is_not_recognised_comes_with_the_key_that_would_say_it(tmp_path, row, key):
+    with pytest.raises(DataError) as error:
+        read(tmp_path, row)
+    assert key in str(error.value)
+    if "..." not in key:
+        columns = dict(part.split(": ") for part in key[14:-1].split(", "))
+        (found,), _ = read(tmp_path, row, columns=columns)
+        assert (found["prompt"], found["response"]) == ("q", "a")
 
 
 def test_columns_can_be_named(tmp_path):
