@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Subset
 
@@ -22,7 +23,8 @@ from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.split import Split
 from influcoder_lightning.store import schema
 
-_STEPS, _WARM = 12, 2  # of the trial; and those of them that are not counted
+_STEPS, _WARM = 12, 2  # of the trial, at most; and those of them that are not counted
+_ENOUGH = 20.0  # seconds of steps after which a large model has shown enough
 _QUERIES = 16  # at most, of the trial
 
 
@@ -53,6 +55,8 @@ class Estimate:
 
 def estimate(materials: Materials) -> Estimate:
     """Value a few rows in a folder that is thrown away, and go on from that to the whole pool.
+
+    Takes a dozen steps, of a large model three or those of some twenty seconds.
 
     Args:
         materials: of the valuation to come. It runs on one process, as the recipe does.
@@ -99,9 +103,11 @@ class _Clock(Callback):
         """A step begins; the one before has ended."""
         self._last = perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """A micro-batch ends."""
         self.steps.append(perf_counter() - self._last)
+        if len(self.steps) > _WARM and sum(self.steps) > _ENOUGH:
+            trainer.should_stop = True
 
 
 def _part(split: Split, places: Sequence[int]) -> Split:
