@@ -51,12 +51,11 @@ class Data:
         "rows that held-out losses are measured on (compare, pipeline, loop, retrain); none of "
         "them in pool or query",
     )
-    format: str | None = key(
-        None,
-        "what the pool's columns mean: "
-        "prompt/response, prompt/completion, messages, conversations, instruction/output, "
-        "question/answer, preference, rejected, text, ... (an unknown one names them all); null: "
-        "recognised",
+    format: str = key(
+        "auto",
+        "what the pool's columns mean: auto (recognised), prompt_response, prompt_completion, "
+        "messages, conversations, alpaca, dolly, qa, preference, rejected, text, ... (an unknown "
+        "one names them all)",
     )
     columns: Any = key(
         None, "the pool's columns by what they stand for, {prompt: question, response: answer}"

@@ -2,16 +2,16 @@
 
 | format | columns |
 |---|---|
-| prompt/response | ``prompt``, ``response`` |
-| prompt/completion | ``prompt``, ``completion``: texts, or lists of messages (TRL) |
+| prompt_response | ``prompt``, ``response`` |
+| prompt_completion | ``prompt``, ``completion``: texts, or lists of messages (TRL) |
 | messages | ``messages`` (OpenAI, TRL), optionally ``tools`` |
-| conversations | ``conversations`` (ShareGPT), optionally ``system``, ``tools`` |
-| instruction/output | ``instruction``, ``output``, optionally ``input``, ``system``, ``history`` |
-| instruction/response | ``instruction``, ``response``, optionally ``context``, ``input``, ... |
-| question/answer | ``question``, ``answer`` |
-| question/response, query/response, problem/solution, input/output | these two |
-| preference, rejected | ``prompt``, ``chosen``, ``rejected``: the chosen or the rejected answer |
-| preference without prompt | ``chosen``, ``rejected``: conversations that begin alike |
+| conversations | ``conversations`` (ShareGPT), optionally ``tools`` |
+| alpaca | ``instruction``, ``output``, optionally ``input``, ``history`` |
+| dolly | ``instruction``, ``response``, optionally ``context``, ``input``, ``history`` |
+| qa | ``question``, ``answer`` |
+| question_response, query_response, problem_solution, input_output | these two |
+| preference | ``prompt``, ``chosen``, ``rejected``; or conversations that begin alike |
+| rejected | the same, the other answer |
 | text | ``text``: every token has a loss |
 
 Those with two texts, and those with messages, may have ``system`` (or ``system_prompt``), too.
@@ -211,35 +211,31 @@ def _written_here(row: Mapping[str, object]) -> Format | None:
 
 
 _INPUTS = ("input", "context")
-_PAIRS = (("question", "answer"), ("question", "response"), ("query", "response"),
-          ("problem", "solution"), ("input", "output"))  # fmt: skip
+_PAIRS = (("qa", "question", "answer"), ("question_response", "question", "response"),
+          ("query_response", "query", "response"), ("problem_solution", "problem", "solution"),
+          ("input_output", "input", "output"))  # fmt: skip
 _ALL = (
-    Format("prompt/response", ("prompt", "response"), "prompt -> user, response -> assistant",
+    Format("prompt_response", ("prompt", "response"), "prompt -> user, response -> assistant",
            _pair("prompt", "response"), _SYSTEM),
     Format("messages", ("messages",), "the messages as they are",
            _messages("messages"), ("tools", *_SYSTEM)),
     Format("conversations", ("conversations",), "human -> user, gpt -> assistant",
            _messages("conversations"), (*_SYSTEM, "tools")),
-    Format("preference", ("prompt", "chosen"), "prompt -> user, chosen -> assistant",
-           _preferred("chosen", "rejected"), ("rejected", *_SYSTEM)),
-    Format("rejected", ("prompt", "rejected"), "prompt -> user, rejected -> assistant",
-           _preferred("rejected", "chosen"), ("chosen", *_SYSTEM)),
-    Format("preference without prompt", ("chosen", "rejected"),
-           "what both begin with is given, the rest of chosen -> assistant",
-           _preferred("chosen", "rejected"), _SYSTEM),
-    Format("rejected without prompt", ("rejected", "chosen"),
-           "what both begin with is given, the rest of rejected -> assistant",
-           _preferred("rejected", "chosen"), _SYSTEM),
-    Format("prompt/completion", ("prompt", "completion"), "prompt -> user, completion -> assistant",
+    Format("preference", ("chosen",), "prompt -> user, chosen -> assistant",
+           _preferred("chosen", "rejected"), ("prompt", "rejected", *_SYSTEM)),
+    Format("rejected", ("rejected",), "prompt -> user, rejected -> assistant",
+           _preferred("rejected", "chosen"), ("prompt", "chosen", *_SYSTEM)),
+    Format("prompt_completion", ("prompt", "completion"),
+           "prompt -> user, completion -> assistant",
            _completion("completion"), ("tools", *_SYSTEM)),
-    Format("instruction/output", ("instruction", "output"),
+    Format("alpaca", ("instruction", "output"),
            "instruction + input -> user, output -> assistant",
            _instruction("output"), (*_INPUTS, *_BESIDE)),
-    Format("instruction/response", ("instruction", "response"),
+    Format("dolly", ("instruction", "response"),
            "instruction + context -> user, response -> assistant",
            _instruction("response"), (*_INPUTS, *_BESIDE)),
-    *(Format(f"{asked}/{answer}", (asked, answer), f"{asked} -> user, {answer} -> assistant",
-             _pair(asked, answer), _SYSTEM) for asked, answer in _PAIRS),
+    *(Format(name, (asked, answer), f"{asked} -> user, {answer} -> assistant",
+             _pair(asked, answer), _SYSTEM) for name, asked, answer in _PAIRS),
     Format("text", ("text",), "every token has a loss", _plain),
 )  # fmt: skip
 FORMATS = {kind.name: kind for kind in _ALL}

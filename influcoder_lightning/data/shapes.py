@@ -9,6 +9,7 @@ from influcoder_lightning.data.formats import FORMATS, Format, Row, recognised
 from influcoder_lightning.errors import ConfigError, DataError, did_you_mean
 from influcoder_lightning.ids import unwritable
 
+AUTO = "auto"
 _ROLES = ("prompt", "response", "messages", "text", "system", "id", "task", "group", "tools")
 _OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
 _OURS = ("prompt", "response", "messages", "tools", "plain")
@@ -89,7 +90,7 @@ def shape_of(
     Args:
         raw: the row.
         where: it stands, for messages.
-        format: a key of `FORMATS`; None: by the columns.
+        format: a key of `FORMATS`; ``auto`` or None: by the columns.
         columns: the file's names by what they stand for, ``{"prompt": "question"}``.
 
     Raises:
@@ -103,16 +104,16 @@ def shape_of(
                 f"data.columns: unknown key {role!r}{did_you_mean(role, _ROLES)} Keys: "
                 f"{', '.join(_ROLES)}."
             )
-    if format is not None:
+    if format not in (None, AUTO):
         if format not in FORMATS:
-            known = ", ".join(FORMATS)
+            known = ", ".join([AUTO, *FORMATS])
             raise ConfigError(
                 f"data.format={format} is unknown{did_you_mean(format, FORMATS)} Known: {known}."
             )
         return Shape(FORMATS[format], columns)
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a row must be an object, not {type(raw).__name__}.")
-    found = Shape(FORMATS["prompt/response"], columns)
+    found = Shape(FORMATS["prompt_response"], columns)
     if missing := [name for name in columns.values() if name not in raw]:
         raise DataError(
             f"{where}: data.columns names {missing[0]!r}, and the row has "

@@ -106,7 +106,7 @@ class Rounds:
         pool = self.folder / f"round_{number - 1}" / SELECTED
         changed = {"data.pool": str(pool), "data.query": str(self.queries), "data.eval": None}
         # The rows of a round have both texts, and their messages where they have some.
-        changed |= {"data.format": None, "data.columns": None, "data.split": None}
+        changed |= {"data.format": "auto", "data.columns": None, "data.split": None}
         for key, value in changed.items():
             cfg.put(key, value)
         # A round that was interrupted is done again, unless it saved checkpoints to go on from.

@@ -136,7 +136,7 @@ def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
         chosen = locate(source, *FORMS.values())
         cfg.data.pool, cfg.data.split = str(chosen.absolute()), None
         if load_config(chosen.parent).select.unit == "turn":  # written as messages
-            cfg.data.format = cfg.data.columns = None
+            cfg.data.format, cfg.data.columns = "auto", None
     adopt_steps(cfg, given)
 
 

@@ -17,20 +17,20 @@ def said(*pairs):
 
 U, A = ("user", "q"), ("assistant", "a")
 CASES = {
-    "prompt/response": ({"prompt": "q", "response": "a"}, "q", "a", None),
-    "prompt/completion": ({"prompt": "q", "completion": "a"}, "q", "a", None),
-    "question/answer": ({"question": "q", "answer": "a"}, "q", "a", None),
-    "instruction/output": ({"instruction": "q", "input": "x", "output": "a"}, "q\n\nx", "a", None),
-    "instruction/response": (
+    "prompt_response": ({"prompt": "q", "response": "a"}, "q", "a", None),
+    "prompt_completion": ({"prompt": "q", "completion": "a"}, "q", "a", None),
+    "qa": ({"question": "q", "answer": "a"}, "q", "a", None),
+    "alpaca": ({"instruction": "q", "input": "x", "output": "a"}, "q\n\nx", "a", None),
+    "dolly": (
         {"instruction": "q", "context": "x", "response": "a", "category": "c"}, "q\n\nx", "a", None
     ),
-    "question/response": (
+    "question_response": (
         {"system_prompt": "s", "question": "q", "response": "a"}, "s\n\nq", "a",
         said(("system", "s"), U, A),
     ),
-    "query/response": ({"query": "q", "response": "a"}, "q", "a", None),
-    "problem/solution": ({"problem": "q", "solution": "a"}, "q", "a", None),
-    "input/output": ({"input": "q", "output": "a"}, "q", "a", None),
+    "query_response": ({"query": "q", "response": "a"}, "q", "a", None),
+    "problem_solution": ({"problem": "q", "solution": "a"}, "q", "a", None),
+    "input_output": ({"input": "q", "output": "a"}, "q", "a", None),
     "preference": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "q", "a", None),
     "text": ({"text": "a"}, "", "a", None),
     "messages": ({"messages": said(U, A)}, "q", "a", said(U, A)),
@@ -38,7 +38,7 @@ CASES = {
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         "q", "a", said(U, A),
     ),
-    "preference without prompt": (
+    "preference, no prompt": (
         {"chosen": said(U, ("assistant", "x"), U, A), "rejected": said(U, ("assistant", "x"), U)},
         "q\n\nx\n\nq", "a",
         [*said(U), {"role": "assistant", "content": "x", "weight": 0}, *said(U, A)],
@@ -56,7 +56,7 @@ def read(tmp_path, rows, **options):
 def test_a_format_is_recognised_by_its_columns(tmp_path, name):
     row, prompt, response, messages = CASES[name]
     (found,), shape = read(tmp_path, row)
-    assert shape.format.name == name
+    assert shape.format.name == name.partition(",")[0]
     assert (found["prompt"], found["response"]) == (prompt, response)
     assert found.get("messages") == messages
 
@@ -164,7 +164,7 @@ def test_what_is_not_used_is_known(tmp_path):
     ("rows", "message"),
     [
         ({"frage": "q", "antwort": "a"}, r"Columns: frage, antwort\. Nearest format"),
-        ({"questions": "q", "answer": "a"}, r"Nearest format: question/answer"),
+        ({"questions": "q", "answer": "a"}, r"Nearest format: qa"),
         ([{"prompt": "q", "response": "a"}, {"messages": said(U, A)}],
          r"rows\.jsonl:2: the field 'prompt' is missing.*looks like messages"),
         ({"messages": said(U)}, "no turn of the assistant"),
