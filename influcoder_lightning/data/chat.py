@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TRAIN_ON = ("assistant", "last", "all")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_MARK = chr(0xF8FE) * 2  # private use, and no character of any row begins like it
 _STAND_IN = 0xF0000  # private use: no tokenizer and no template knows what stands there
 
 
@@ -97,11 +99,9 @@ class ChatEncoder:
         cut = _covered(places, *conversation.prompt())
         return Encoded(ids, [span for span in trained if span], cut, spelled is not None)
 
-    def render(self, messages: Sequence[Message], tools: Any, begin: bool = False) -> str:
-        """Messages as the template writes them; ``begin``: and how a turn begins."""
-        text = self._tokenizer.apply_chat_template(
-            list(messages), tools=tools, tokenize=False, add_generation_prompt=begin
-        )
+    def render(self, messages: Sequence[Message], tools: Any) -> str:
+        """Messages as the template writes them."""
+        text = self._tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False)
         return str(text)
 
     def _refuse_what_is_left_out(self, conversation: _Conversation) -> None:
@@ -219,9 +219,17 @@ class _Conversation:
         """What may be left out, and the messages and tools as they are without its content."""
         if self.tools:
             yield "tools", (self.messages, None)
-        if any(message.get("tool_calls") for message in self.messages):
-            bare = [{n: v for n, v in m.items() if n != "tool_calls"} for m in self.messages]
-            yield "calls of tools", (bare, self.tools)
+        calling = [m for m in self.messages if m.get("tool_calls")]
+        if calling:
+            yield "calls of tools", (self._changed(calling, tool_calls=None), self.tools)
+        if several := [m for m in calling if len(m["tool_calls"]) > 1]:
+            first = several[0]["tool_calls"][:-1]
+            yield "calls behind the first", (self._changed(several, tool_calls=first), self.tools)
+        if speaking := [m for m in calling if m["content"].strip()]:
+            yield "what is said beside a call", (self._changed(speaking, content=""), self.tools)
+        for name in _REASONING:
+            if any(message.get(name) for message in self.messages):
+                yield name, (self._changed(self.messages, **{name: None}), self.tools)
         for role in ("system", "developer", "tool"):
             said = [m["role"] == role and bool(m["content"].strip()) for m in self.messages]
             if any(said):
@@ -231,10 +239,20 @@ class _Conversation:
                 ]
                 yield f"what the {role} says", (other, self.tools)
 
+    def _changed(self, some: Sequence[Message], **fields: Any) -> list[Message]:
+        """The messages, some of them with other fields; None: without them."""
+        found = []
+        for message in self.messages:
+            if any(message is one for one in some):
+                message = {**message, **fields}
+                message = {n: v for n, v in message.items() if v is not None or n not in fields}
+            found.append(message)
+        return found
+
     def trained(self, marked: Sequence[Span] | None) -> list[Span]:
         """Characters (from, to) of what has a loss; ``marked``: the turns, where they are known."""
         if self._encoder._train_on == "all":
-            return [(0, len(self.text))]
+            return self._all_but_silent()
         turns = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         if self._encoder._train_on == "last":
             turns = turns[-1:]
@@ -249,26 +267,44 @@ class _Conversation:
             )
         return [span for i, span in zip(said, marked, strict=True) if i in turns]
 
+    def _all_but_silent(self) -> list[Span]:
+        """All characters but those of turns of weight 0."""
+        spans, at = list[Span](), 0
+        for index, message in enumerate(self.messages):
+            if message["role"] == "assistant" and message.get("weight", 1) == 0:
+                start, stop = self._turn(index)
+                spans.append((at, start))
+                at = stop
+        return [*spans, (at, len(self.text))]
+
     def prompt(self) -> Span:
         """Characters of the first turn that is the user's, of which tokens may be cut."""
-        for message in self.messages:
-            content = message["content"].strip()
-            if message["role"] != "user" or not content:
+        for index, message in enumerate(self.messages):
+            if message["role"] != "user" or not message["content"].strip():
                 continue
-            start = self.text.find(content)
-            if start >= 0:
-                return start, start + len(content)
+            other = [*self.messages]
+            other[index] = {**message, "content": _MARK}
+            try:
+                rendered = self._render(other)
+            except DataError:  # a template that looks into what the user says
+                break
+            start = _alike(self.text, rendered)
+            behind = _alike(self.text[start:][::-1], rendered[start:][::-1])
+            stop = len(self.text) - behind
+            return (start, stop) if start < stop else (0, 0)
         return 0, 0
 
     def _turn(self, index: int) -> Span:
-        """Where a turn of the assistant stands, from behind its header to its end token."""
+        """Where a turn of the assistant stands, from behind its header to its end token.
+
+        The header is what two turns have in common that say something else.
+        """
+        before = self._shared(self._render(self.messages[:index])) if index else 0
+        other = [*self.messages[:index], {"role": "assistant", "content": _MARK}]
+        start = _alike(self.text, self._render(other))
         last = index + 1 == len(self.messages)
         stop = len(self.text) if last else self._shared(self._render(self.messages[: index + 1]))
-        before, start = 0, self._first(stop)
-        if index:
-            before = self._shared(self._render(self.messages[:index]))
-            start = self._shared(self._render(self.messages[:index], begin=True), whole=False)
-        if min(before, start, stop) < 0 or not before <= start <= stop:
+        if before < 0 or not before <= start <= stop:
             raise DataError(
                 f"{self.where}: the chat template writes earlier turns in another way once later "
                 f"ones follow, so that it does not tell where turn {index} stands. Train on the "
@@ -277,36 +313,23 @@ class _Conversation:
             )
         return start, stop
 
-    def _first(self, stop: int) -> int:
-        """Where the very first message's content begins; what stands before it is the template's.
+    def _shared(self, begun: str) -> int:
+        """How far the rendering goes on as that of some first messages; -1: it does not.
 
-        A template need not be able to render nothing.
-        """
-        content = self.messages[0]["content"].strip()
-        return self.text.rfind(content, 0, stop) if content else -1
-
-    def _shared(self, begun: str, whole: bool = True) -> int:
-        """How far the rendering goes on as that of some first messages, which may end otherwise.
-
-        A template may end every rendering with a token of its own, and may begin a turn to be
-        generated with more than its header.
-
-        Args:
-            begun: the rendering of the first messages.
-            whole: all of it must be there, but for special tokens at its end; else -1.
+        A template may end every rendering with special tokens of its own.
         """
         if self.text.startswith(begun):
             return len(begun)
         tokens = self._encoder._tokens
         (ids, places), (own, _) = tokens(begun), tokens(self.text)
         n = next((i for i, (x, y) in enumerate(zip(ids, own, strict=False)) if x != y), len(own))
-        if whole and not self._encoder._special.issuperset(ids[n:]):
+        if not self._encoder._special.issuperset(ids[n:]):
             return -1
         return places[n - 1][1] if n else 0
 
-    def _render(self, messages: Sequence[Message], begin: bool = False) -> str:
+    def _render(self, messages: Sequence[Message]) -> str:
         try:
-            return self._encoder.render(messages, self.tools, begin)
+            return self._encoder.render(messages, self.tools)
         except Exception as error:  # whatever the template raises
             roles = ", ".join(message["role"] for message in messages)
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -324,6 +347,12 @@ def _covered(places: Sequence[Span], start: int, stop: int) -> Span:
         if (b > start and a < stop) or (a == b and start <= a < stop)
     ]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _alike(left: str, right: str) -> int:
+    """Characters that two texts begin with alike."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _restored(text: str, stand_ins: dict[str, str]) -> str:

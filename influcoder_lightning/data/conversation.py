@@ -113,6 +113,13 @@ def _message(item: object, where: str, column: str) -> Message:
             f"{where}: unknown role {role!r:.60}{did_you_mean(str(role), ROLES)} Known roles: "
             f"{', '.join(ROLES)}."
         )
+    if names[1] not in item and not item.get("tool_calls") and not item.get("function_call"):
+        fields = ", ".join(map(str, item))
+        raise DataError(
+            f"{where} of {column!r} has a role and no {names[1]}; its fields: {fields:.100}."
+        )
+    if item.get("weight") not in (None, 0, 1):
+        raise DataError(f"{where}: weight {item['weight']!r:.40} must be 0 (no loss) or 1.")
     message = {name: value for name, value in item.items() if name not in names}
     # A table has every field in every message; what is null was not there.
     message = {name: value for name, value in message.items() if value is not None}

@@ -43,7 +43,7 @@ TextRow = Mapping[str, Any]
 """A row that is only read."""
 
 _SYSTEM = ("system", "system_prompt")
-_BESIDE = (*_SYSTEM, "history")
+_BESIDE = (*_SYSTEM, "history", "tools")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _pair(prompt: str, response: str) -> Callable[[Row, str], Row]:
 
 def _turn(before: list[Message], asked: str, answer: str, raw: Row, where: str) -> Row:
     """A pair of texts; a conversation, where there is more than them."""
-    if not before and not _system(raw):
+    if not before and not _system(raw) and not raw.get("tools"):
         return {"prompt": asked, "response": answer}
     turn = [_message("user", asked), _message("assistant", answer)]
     return _conversation([*before, *turn], raw, where)
@@ -124,6 +124,8 @@ def _instruction(response: str) -> Callable[[Row, str], Row]:
 def _history(raw: Row, where: str) -> list[Message]:
     """Earlier turns, pairs of what was asked and answered."""
     pairs = raw.get("history") or []
+    if isinstance(pairs, str):  # of a CSV
+        pairs = parsed_json(pairs, where, "history")
     texts = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         for pair in pairs
@@ -146,7 +148,7 @@ def _completion(column: str) -> Callable[[Row, str], Row]:
 
     def read(raw: Row, where: str) -> Row:
         if isinstance(raw["prompt"], str) and isinstance(raw[column], str):
-            return {"prompt": raw["prompt"], "response": raw[column]}
+            return _turn([], raw["prompt"], raw[column], raw, where)
         if isinstance(raw["prompt"], str) or isinstance(raw[column], str):
             raise DataError(
                 f"{where}: 'prompt' and {column!r} must both be texts, or both lists of messages."
@@ -216,15 +218,15 @@ _PAIRS = (("qa", "question", "answer"), ("question_response", "question", "respo
           ("input_output", "input", "output"))  # fmt: skip
 _ALL = (
     Format("prompt_response", ("prompt", "response"), "prompt -> user, response -> assistant",
-           _pair("prompt", "response"), _SYSTEM),
+           _pair("prompt", "response"), ("tools", *_SYSTEM)),
     Format("messages", ("messages",), "the messages as they are",
            _messages("messages"), ("tools", *_SYSTEM)),
     Format("conversations", ("conversations",), "human -> user, gpt -> assistant",
            _messages("conversations"), (*_SYSTEM, "tools")),
     Format("preference", ("chosen",), "prompt -> user, chosen -> assistant",
-           _preferred("chosen", "rejected"), ("prompt", "rejected", *_SYSTEM)),
+           _preferred("chosen", "rejected"), ("prompt", "rejected", "tools", *_SYSTEM)),
     Format("rejected", ("rejected",), "prompt -> user, rejected -> assistant",
-           _preferred("rejected", "chosen"), ("prompt", "chosen", *_SYSTEM)),
+           _preferred("rejected", "chosen"), ("prompt", "chosen", "tools", *_SYSTEM)),
     Format("prompt_completion", ("prompt", "completion"),
            "prompt -> user, completion -> assistant",
            _completion("completion"), ("tools", *_SYSTEM)),
@@ -235,7 +237,7 @@ _ALL = (
            "instruction + context -> user, response -> assistant",
            _instruction("response"), (*_INPUTS, *_BESIDE)),
     *(Format(name, (asked, answer), f"{asked} -> user, {answer} -> assistant",
-             _pair(asked, answer), _SYSTEM) for name, asked, answer in _PAIRS),
+             _pair(asked, answer), ("tools", *_SYSTEM)) for name, asked, answer in _PAIRS),
     Format("text", ("text",), "every token has a loss", _plain),
 )  # fmt: skip
 FORMATS = {kind.name: kind for kind in _ALL}

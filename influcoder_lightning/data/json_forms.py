@@ -44,7 +44,12 @@ def json_form(value: object, column: str) -> object:
     if isinstance(value, list | tuple):
         return [json_form(item, column) for item in value]
     if isinstance(value, dict):
-        return {str(key): json_form(item, f"{column}.{key}") for key, item in value.items()}
+        # A column of objects has all their fields in each of them; what is null was not there.
+        return {
+            str(key): json_form(item, f"{column}.{key}")
+            for key, item in value.items()
+            if item is not None
+        }
     raise DataError(
         f"the column {column!r} holds a {type(value).__name__}, which no JSON file can hold, so "
         "that chosen rows could not be written. Take it out: dataset.remove_columns(...)."

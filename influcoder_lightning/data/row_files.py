@@ -28,6 +28,7 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _TIMES = 64  # its own size that a packed file may unpack to; rows of one long prompt pack so
 _TABLES = {".csv": ",", ".tsv": "\t"}
+_NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _KNOWN = (*_TABLES, ".jsonl", ".json", ".parquet")
 _MARKS = {
     b"PAR1": "Parquet (.parquet)",
@@ -93,7 +94,9 @@ def row_files(path: str | os.PathLike[str]) -> list[Path]:
     """
     found = [Path(path)]
     if not os.path.lexists(path) and glob.has_magic(os.fspath(path)):
-        found = [Path(name) for name in sorted(glob.glob(os.fspath(path)))] or found
+        found = [Path(name) for name in sorted(glob.glob(os.fspath(path)))]
+        if not found:
+            raise DataError(f"{path}: no such file, and none with a name like this.")
     for file in found:
         if (why := why_no_file(file)) and not os.path.isdir(file):
             raise DataError(f"{file}: {why}. Give a {KINDS}.")
@@ -124,7 +127,14 @@ def _other_kind(file: io.BufferedReader) -> str:
 
 def _files_of(folder: Path, split: str | None) -> list[Path]:
     """The data files of a folder, as on the hub: of a split those whose name or folder says it."""
-    files = sorted(p for p in folder.rglob("*") if _kind(p)[0] in _KNOWN and p.is_file())
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if _kind(p)[0] in _KNOWN
+        and p.name not in _NO_ROWS
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and p.is_file()
+    )
     if split is not None:
         inside = [p.relative_to(folder) for p in files]
         files = [

@@ -11,6 +11,7 @@ from influcoder_lightning.ids import unwritable
 
 AUTO = "auto"
 _ROLES = ("prompt", "response", "messages", "text", "system", "id", "task", "group", "tools")
+_NEEDED = ("prompt", "response", "messages", "text")
 _OPTIONAL: dict[str, tuple[type, ...]] = {"id": (int, str), "task": (str,), "group": (str,)}
 _OURS = ("prompt", "response", "messages", "tools", "plain")
 _RESULTS = ("influence_score",)  # what a selection added
@@ -64,13 +65,9 @@ class Shape:
     def _renamed(self, raw: Row) -> Row:
         if not self.columns:
             return raw
-        taken = {name: role for role, name in self.columns.items()}
-        row = {name: value for name, value in raw.items() if name not in self.columns}
-        for name, role in taken.items():
-            row.pop(name, None)
-            if name in raw:
-                row[role] = raw[name]
-        return row
+        named = {role: raw[name] for role, name in self.columns.items() if name in raw}
+        gone = {*self.columns, *self.columns.values()}
+        return {name: value for name, value in raw.items() if name not in gone} | named
 
     def _missing(self, raw: Row, name: str, where: str) -> DataError:
         column = self.columns.get(name, name)
@@ -114,7 +111,8 @@ def shape_of(
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a row must be an object, not {type(raw).__name__}.")
     found = Shape(FORMATS["prompt_response"], columns)
-    if missing := [name for name in columns.values() if name not in raw]:
+    needed = [name for role, name in columns.items() if role in _NEEDED]
+    if missing := [name for name in needed if name not in raw]:
         raise DataError(
             f"{where}: data.columns names {missing[0]!r}, and the row has "
             f"{', '.join(map(str, raw)):.200}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from influcoder_lightning.errors import DataError
 from influcoder_lightning.files import LONGEST, most_unpacked
 
 _TIMES = 64  # its own size that a Parquet file may unpack to; long prompts that repeat pack so
+_NAMES = ("id", "task", "group")
 _ROWS, _BATCH = 256, 2**26  # that are unpacked at once; and bytes, unless one text is longer
 
 
@@ -37,6 +38,8 @@ def csv_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[UnreadRow]:
                     f"{delimiter.join(names)!r:.200}."
                 )
             for cells in reader:
+                if not cells:  # an empty line
+                    continue
                 where = f"{path}:{reader.line_num}"
                 if len(cells) != len(names):
                     raise DataError(
@@ -44,13 +47,19 @@ def csv_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[UnreadRow]:
                         f"{', '.join(names):.200}. A cell with a {delimiter!r} or a line break "
                         "needs quotes around it."
                     )
-                yield UnreadRow(where, partial(dict, zip(names, cells, strict=True)))
+                yield UnreadRow(where, partial(_csv_row, names, cells))
         except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num}: no valid CSV: {error}.") from error
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not UTF-8 behind line {reader.line_num}. Save the file as UTF-8."
             ) from error
+
+
+def _csv_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, object]:
+    """Where a name is missing, a CSV has an empty cell."""
+    pairs = zip(names, cells, strict=True)
+    return {name: None if name in _NAMES and not cell else cell for name, cell in pairs}
 
 
 def parquet_rows(path: Path) -> Iterator[UnreadRow]:

@@ -223,7 +223,8 @@ def tokenize_rows(
     if not any(counts):
         raise DataError(
             f"all responses truncated away: no row keeps a response token at max_length="
-            f"{max_length}. Raise max_length, or check that the responses are not empty."
+            f"{max_length}. Raise max_length, or check that the responses are not empty and that "
+            "not all turns have weight 0."
         )
     report = TruncationReport(
         n_rows=len(rows),

@@ -43,7 +43,10 @@ def _write_table(rows: Sequence[dict[str, Any]], path: Path, form: str) -> None:
     import pyarrow as pa
 
     try:
-        table = datasets.Dataset.from_list(list(rows))
+        columns = dict.fromkeys(name for row in rows for name in row)  # of any row
+        table = datasets.Dataset.from_list(
+            [{name: row.get(name) for name in columns} for row in rows]
+        )
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"the rows make no table ({' '.join(str(error).split()):.200}): a column has values of "

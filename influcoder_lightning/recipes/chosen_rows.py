@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from influcoder_lightning.data.chat import messages_of_row
 from influcoder_lightning.data.rows import as_written
 from influcoder_lightning.data.turns import silent_but
 from influcoder_lightning.data.written_rows import write_rows
@@ -27,15 +28,18 @@ def chosen_from(materials: Materials) -> Split:
     Raises:
         ConfigError: turns are to be chosen, and the pool's samples are whole conversations.
     """
-    pool = materials.pool
-    if materials.cfg.select.unit == "conversation":
-        return pool.whole()
-    if pool.conversations is None:
+    check_unit(materials.cfg)
+    by_turn = materials.cfg.select.unit == "turn"
+    return materials.pool if by_turn else materials.pool.whole()
+
+
+def check_unit(cfg: Settings) -> None:
+    """Raise ``ConfigError`` where turns are to be chosen and whole rows were valued."""
+    if cfg.select.unit == "turn" and cfg.data.unit != "turn":
         raise ConfigError(
             "select.unit=turn chooses from turns that were valued one by one: value with "
-            "data.unit=turn."
+            "data.unit=turn, or leave select.unit out."
         )
-    return pool
 
 
 def chosen_by(materials: Materials, ranking: Ranking) -> Ranking:
@@ -66,6 +70,7 @@ def write_chosen(
     cfg, pool = materials.cfg, materials.pool
     if cfg.select.unit == "turn":
         rows = _turns(materials, ranking, ids)
+        log.info("%d turns of %d rows; their other turns have weight 0", len(ids), len(rows))
     else:
         names = dict(zip(pool.places, pool.whole().ids, strict=True))
         source = row_source(cfg, "pool", cfg.data.pool)
@@ -86,14 +91,13 @@ def _turns(materials: Materials, ranking: Ranking, ids: Sequence[SampleId]) -> l
     places = list(numbers)
     names = dict(zip(pool.places, conversations, strict=True))
     source = row_source(materials.cfg, "pool", materials.cfg.data.pool)
-    rows = [
-        {name: value for name, value in raw.items() if name not in used} | _silenced(row, kept)
-        if (kept := numbers[place])
-        else raw
-        for place, raw, (row, used) in zip(
-            places, as_written(source, places), source.at(places), strict=True
-        )
-    ]
+    rows = as_written(source, places)
+    if any(numbers.values()):  # else all rows are whole, and stay as they are
+        rows = [
+            {name: value for name, value in raw.items() if name not in used}
+            | _silenced(row, numbers[place])
+            for place, raw, (row, used) in zip(places, rows, source.at(places), strict=True)
+        ]
     chosen = [at for at, key in enumerate(id_keys(ranking.sample_ids)) if key in wanted]
     of_chosen = Ranking(ranking.sample_ids[chosen], ranking.scores[chosen])
     means = pool.of_conversations(of_chosen)
@@ -101,5 +105,7 @@ def _turns(materials: Materials, ranking: Ranking, ids: Sequence[SampleId]) -> l
 
 
 def _silenced(row: dict[str, Any], kept: set[int]) -> dict[str, Any]:
+    """The row as messages; nothing kept: it is whole, and all its turns keep their loss."""
     tools = {"tools": row["tools"]} if row.get("tools") else {}
-    return {"messages": silent_but(row["messages"], kept), **tools}
+    messages = messages_of_row(row)
+    return {"messages": silent_but(messages, kept) if kept else messages, **tools}

@@ -14,7 +14,7 @@ from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
-from influcoder_lightning.recipes.chosen_rows import chosen_by, chosen_from
+from influcoder_lightning.recipes.chosen_rows import check_unit, chosen_by, chosen_from
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
@@ -97,6 +97,7 @@ def check(materials: Materials) -> None:
         RankingError: k is larger than the pool.
     """
     cfg = materials.cfg
+    check_unit(cfg)
     k = int(require(cfg, "select.k", materials.recipe))
     materials.require_evaluation()
     seeds = list(cfg.seeds)

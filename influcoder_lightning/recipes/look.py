@@ -38,7 +38,8 @@ def run(cfg: Settings, folder: Path) -> None:
     log.info("rows as tokens, a bar between them; those between %s and %s have a loss", BEGIN, END)
     for name, text in shown.items():
         log.info("  %s: %s", name, text)
-    with stage("trying a few steps") as done:
+    log.info("trying some steps of the valuation; nothing of it is kept")
+    with stage("trying some steps") as done:
         found = estimate(materials)
         done.result = f"the valuation takes {found.words()}"
     counts = {**asdict(materials.census), **_tokens(materials)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -48,8 +50,9 @@ class Estimate:
     def words(self) -> str:
         """The estimate as a line."""
         return (
-            f"{self.steps:,} steps in about {duration(self.seconds)}, {in_bytes(self.memory)} of "
-            f"memory, {in_bytes(self.disk)} on disk (twice that while the store is merged)"
+            f"{self.steps:,} steps in about {duration(self.seconds)} (loading and the report come "
+            f"on top), {in_bytes(self.memory)} of memory, {in_bytes(self.disk)} on disk (twice "
+            "that while the store is merged)"
         )
 
 
@@ -75,7 +78,8 @@ def estimate(materials: Materials) -> Estimate:
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         begun = perf_counter()
-        store = valuate.value_in_training(trial, Path(folder) / "influence", [clock])
+        with _silent():
+            store = valuate.value_in_training(trial, Path(folder) / "influence", [clock])
         seconds = perf_counter() - begun - clock.before
         disk = _disk(store, materials)
     counted = clock.steps[_WARM:] or clock.steps
@@ -86,6 +90,18 @@ def estimate(materials: Materials) -> Estimate:
     windows = math.ceil(steps / (every or _steps_of_epoch(materials)))
     share = 1.0 if query is None else len(query) / max(1, n_queries)
     return Estimate(steps, step * steps + around * share * windows, _memory(), disk)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No lines of stages that would be taken for those of a run."""
+    lines = logging.getLogger("influcoder_lightning.run.stages")
+    before = lines.level
+    lines.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        lines.setLevel(before)
 
 
 class _Clock(Callback):

@@ -16,12 +16,12 @@ from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.select import choose
 from influcoder_lightning.report.findings.comparison import Comparison
 from influcoder_lightning.run.materials import Materials
-from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED
+from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, CONVERSED, RANKED, VALUED
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 
-OUTPUTS = (*COMPARISON, RANKED, *CHOSEN, ADAPTER, VALUED)
+OUTPUTS = (*COMPARISON, RANKED, CONVERSED, *CHOSEN, ADAPTER, VALUED)
 
 
 def run(cfg: Settings, folder: Path) -> float:

@@ -16,6 +16,7 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.chosen_rows import (
+    check_unit,
     chosen_by,
     chosen_from,
     strategy_options,
@@ -47,6 +48,7 @@ OUTPUTS = (RANKED, *CHOSEN)
 
 def run(cfg: Settings, folder: Path) -> None:
     """Write ``selected.jsonl`` (and ``ranking.csv``, where it is ranked anew) and a report."""
+    check_unit(cfg)
     materials = Materials(cfg, "select")
     source = source_folder(cfg, "select")
     ranking = ranking_of(materials, source, folder)

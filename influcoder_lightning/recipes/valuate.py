@@ -30,7 +30,7 @@ from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.report.logged_results import log_ranking
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, fit_to_pool
-from influcoder_lightning.run.outputs import RANKED, VALUED
+from influcoder_lightning.run.outputs import CONVERSED, RANKED, VALUED
 from influcoder_lightning.run.progress import ShowSteps, Watched
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.resumed import RecipeValuation, depends_on
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
 
 
-OUTPUTS = (RANKED, VALUED)
+OUTPUTS = (RANKED, CONVERSED, VALUED)
 
 
 def run(cfg: Settings, folder: Path) -> None:

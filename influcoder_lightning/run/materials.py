@@ -23,7 +23,7 @@ from influcoder_lightning.data.tokenization import (
     tokenize_rows,
 )
 from influcoder_lightning.data.turns import Turn, as_turns, whole_rows
-from influcoder_lightning.errors import DataError, RankingError
+from influcoder_lightning.errors import ConfigError, DataError, RankingError
 from influcoder_lightning.finetune.models import load_base_model, load_tokenizer, n_embeddings
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import SampleId, first_few
@@ -185,6 +185,10 @@ class Materials:
         template = template_called(cfg.model.template, self.tokenizer)
         ids: list[SampleId] = list(row_ids(rows))
         by_turn = name == "pool" and cfg.data.unit == "turn"
+        if by_turn and cfg.data.train_on == "all":
+            raise ConfigError(
+                "data.unit=turn values each turn by its own loss: leave data.train_on=assistant."
+            )
         samples = as_turns(rows, ids) if by_turn else list(whole_rows(rows, ids))
         ids = [sample.id for sample in samples]
         with stage(f"tokenising {name}") as done:

@@ -104,15 +104,28 @@ COMPARISON = (
 RANKED = Output(
     RANKING, "score and rank of every sample (rank 1 is the most helpful)", "ranking", _ranking
 )
-_OF_CONVERSATIONS = Output(
+CONVERSED = Output(
     CONVERSATIONS, "score and rank of every conversation: the mean over its turns", "conversations"
 )
+
+
+def _n_of_table(path: Path) -> Facts:
+    from pyarrow.parquet import read_metadata
+
+    return {"chosen": f"{read_metadata(path).num_rows:,} samples"}
+
+
+def _n_of_folder(path: Path) -> Facts:
+    from datasets import load_from_disk
+
+    return {"chosen": f"{len(load_from_disk(str(path))):,} samples"}
+
+
 _CHOSEN = "the chosen rows with their influence score"
 CHOSEN = (
-    _OF_CONVERSATIONS,
     Output(SELECTED, _CHOSEN, "chosen rows", lambda path: {"chosen": f"{n_lines(path):,} samples"}),
-    Output(FORMS["parquet"], f"{_CHOSEN}, as Parquet", "chosen rows"),
-    Output(FORMS["dataset"], f"{_CHOSEN}, as a folder of `datasets`", "chosen rows"),
+    Output(FORMS["parquet"], f"{_CHOSEN}, as Parquet", "chosen rows", _n_of_table),
+    Output(FORMS["dataset"], f"{_CHOSEN}, as a folder of `datasets`", "chosen rows", _n_of_folder),
 )
 ADAPTER = Output("adapter", "the LoRA trained on the chosen rows (first seed)", "trained LoRA")
 VALUED = Output(

@@ -109,7 +109,8 @@ def test_a_turn_of_weight_nought_has_no_loss():
     encoded = ChatEncoder(tokenizer).encode(as_row(messages), "row 0")
     assert trained_texts(tokenizer, encoded) == ["second<|im_end|>\n"]
     everything = ChatEncoder(tokenizer, "all").encode(as_row(messages), "row 0")
-    assert everything.trained == [(0, len(everything.ids))]
+    texts = trained_texts(tokenizer, everything)
+    assert "".join(texts) == tokenizer.decode(everything.ids).replace("first<|im_end|>\n", "")
 
 
 def test_tools_and_their_calls_are_rendered():
@@ -148,6 +149,74 @@ def test_an_assistant_that_begins_has_its_loss_behind_what_the_template_begins_w
     assert said.startswith("Welcome.")
     assert "Ho" in said
     assert "Hi" not in said
+
+
+def labelled(template, *messages):
+    """What has a loss, turn by turn, of messages (role, content) in a template."""
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = template
+    said = [{"role": role, "content": content} for role, content in messages]
+    encoded = ChatEncoder(tokenizer).encode(as_row(said), "row 0")
+    return trained_texts(tokenizer, encoded)
+
+
+PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_a_template_that_knows_no_generation_prompt_has_its_header_outside_the_loss():
+    texts = labelled(PLAIN, ("user", "q"), ("assistant", "assistant"), ("user", "r"),
+                     ("assistant", "b"))  # fmt: skip
+    assert texts == ["assistant<|im_end|>\n", "b<|im_end|>\n"]
+
+
+@pytest.mark.parametrize("content", ["i", "end", "im", "user", "assistant"])
+def test_a_first_turn_is_not_looked_for_by_its_text(content):
+    texts = labelled(PLAIN, ("assistant", content), ("user", "q"), ("assistant", "z"))
+    assert texts == [f"{content}<|im_end|>\n", "z<|im_end|>\n"]
+
+
+def test_an_answer_that_begins_like_the_generation_prompt_keeps_its_first_tokens():
+    tokenizer = tokenizer_of("deepseek")
+    row = as_row([{"role": "user", "content": "q"}, {"role": "assistant", "content": "<table>"}])
+    (text,) = trained_texts(tokenizer, ChatEncoder(tokenizer).encode(row, "row 0"))
+    assert text.startswith("<table>")
+
+
+@pytest.mark.parametrize("content", ["user", "system", "i", "start", "a"])
+def test_what_is_cut_is_the_first_question_and_no_part_of_the_template(content):
+    tokenizer = tokenizer_of("chatml")
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": "a" * 20},
+        {"role": "user", "content": "q" * 30},
+        {"role": "assistant", "content": "b" * 20},
+    ]
+    encoded = ChatEncoder(tokenizer).encode(as_row(messages), "row 0")
+    whole = tokenizer.decode(encoded.ids)
+    start, stop = encoded.prompt
+    begun = tokenizer.decode(encoded.ids[:start])
+    assert whole.startswith(f"{begun}{content}<|im_end|>")
+    assert begun.endswith("<|im_start|>user\n")
+    assert tokenizer.decode(encoded.ids[start:stop]) == content
+
+
+def test_what_stands_beside_a_call_is_not_dropped_without_a_word():
+    calls = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}"
+        "{{ m.tool_calls[0].function.name }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        "{% endfor %}"
+    )
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = calls
+    other = {"type": "function", "function": {"name": "g", "arguments": {}}}
+    for message, what in (
+        ({"content": "I will look", "tool_calls": [CALL]}, "what is said beside a call"),
+        ({"content": "", "tool_calls": [CALL, other]}, "calls behind the first"),
+        ({"content": "a", "reasoning_content": "because"}, "reasoning_content"),
+    ):
+        said = [{"role": "user", "content": "q"}, {"role": "assistant", **message}]
+        with pytest.raises(DataError, match=f"leaves out {what}"):
+            ChatEncoder(tokenizer).encode(as_row(said), "row 0")
 
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from influcoder_lightning import load_rows
+from influcoder_lightning import load_rows, row_ids
 from influcoder_lightning.data import json_rows, row_files
 from influcoder_lightning.data.row_files import is_hub_name, raw_rows
 from influcoder_lightning.data.rows import RowSource, as_written
@@ -203,3 +203,33 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path):
     pq.write_table(pa.table({"prompt": text, "response": text}), path, compression="zstd")
     with pytest.raises(DataError, match="cannot be read as Parquet: it tells of"):
         load_rows(path)
+
+
+def test_an_empty_id_of_a_csv_is_none_and_an_empty_line_is_no_row(tmp_path):
+    (tmp_path / "r.csv").write_text("id,prompt,response\n,a,b\n,c,d\n\n")
+    rows = load_rows(tmp_path / "r.csv")
+    assert [row["prompt"] for row in rows] == ["a", "c"]
+    assert row_ids(rows) == [0, 1]
+
+
+def test_files_of_a_folder_that_hold_no_rows_are_passed_over(tmp_path):
+    for name in ("dataset_infos.json", "._train.jsonl", ".cache/x.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    assert len(load_rows(tmp_path)) == 1
+
+
+def test_a_table_has_no_fields_that_the_row_did_not_have(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def row(name):
+        call = {"type": "function", "function": {"name": "f", "arguments": {name: 1}}}
+        said = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return {"messages": [{"role": "user", "content": "q"}, said]}
+
+    rows = [row("a"), row("b")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet")
+    found = [row["messages"][1]["tool_calls"] for row in load_rows(tmp_path / "r.parquet")]
+    assert found == [row["messages"][1]["tool_calls"] for row in rows]

@@ -133,6 +133,39 @@ def test_what_is_not_recognised_comes_with_the_key_that_would_say_it(tmp_path, r
         assert (found["prompt"], found["response"]) == ("q", "a")
 
 
+@pytest.mark.parametrize("column", ["completion", "chosen"])
+def test_texts_with_a_system_prompt_are_a_conversation(tmp_path, column):
+    (found,), shape = read(tmp_path, {"prompt": "q", column: "a", "system": "s"})
+    assert found["messages"] == said(("system", "s"), U, A)
+    assert not shape.unused
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "assistant", "value": "y"}, "a role and no content; its fields: role, value"),
+        ({"from": "gpt", "text": "y"}, "a role and no value; its fields: from, text"),
+        ({"role": "assistant", "content": "y", "weight": "0"}, "must be 0"),
+        ({"role": "assistant", "content": "y", "weight": 0.5}, "must be 0"),
+    ],
+)
+def test_a_message_that_says_nothing_or_half_is_refused(tmp_path, message, words):
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, {"messages": [*said(U), message]})
+
+
+def test_columns_may_change_places(tmp_path):
+    row = {"prompt": "a", "response": "q"}
+    (found,), _ = read(tmp_path, row, columns={"prompt": "response", "response": "prompt"})
+    assert (found["prompt"], found["response"]) == ("q", "a")
+
+
+def test_a_column_that_not_every_row_has_can_be_named(tmp_path):
+    rows = [{"prompt": "q", "response": "a"}, {"prompt": "q", "response": "a", "sys": "s"}]
+    _, second = read(tmp_path, rows, columns={"system": "sys"})[0]
+    assert second["messages"][0] == {"role": "system", "content": "s"}
+
+
 def test_columns_can_be_named(tmp_path):
     row = {"frage": "q", "antwort": "a", "nr": 4}
     columns = {"prompt": "frage", "response": "antwort", "id": "nr"}

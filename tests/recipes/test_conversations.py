@@ -116,6 +116,20 @@ def test_chosen_turns_keep_their_loss_and_the_others_lose_it(valued, tmp_path):
     assert json.loads((tmp_path / "r" / "metrics.json").read_text())["n_samples"] == 3
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_chosen_turns_of_a_pool_in_other_words_come_in_one_format(place, given, tmp_path, form):
+    said = [["q0", "a0", "q1", "a1"], ["q2", "a2"]]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps({"conversations": turns}) + "\n" for turns in said))
+    run("valuate", tmp_path / "v", *given, f"data.pool={pool}", "data.unit=turn")
+    more = ["select.k=3", "select.unit=turn", f"select.output={form}"]
+    run("select", tmp_path / "s", f"from={tmp_path / 'v'}", *more)
+    rows = load_rows(tmp_path / "s" / f"selected.{form}")
+    assert sorted(row["response"] for row in rows) == ["a0\n\na1", "a2"]
+    assert all(row["messages"] for row in rows)
+    run("retrain", tmp_path / "r", f"from={tmp_path / 's'}", "train.steps=1")
+
+
 def test_comparing_takes_whole_conversations(valued, place, tmp_path):
     (place / "eval.jsonl").write_text('{"prompt": "Sand?", "response": "mi"}\n')
     run(

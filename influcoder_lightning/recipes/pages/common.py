@@ -75,7 +75,11 @@ def opening(
     cfg = materials.cfg
     queries = f"{materials.n_queries:,} query rows" if materials.n_queries else "no queries"
     name = Path(cfg.model.name).name if Path(cfg.model.name).is_absolute() else cfg.model.name
-    what = f"Pool: {len(materials.pool):,} rows. Towards: {queries}. Model: {name}."
+    pool = f"{len(materials.pool):,} rows"
+    if materials.pool.conversations is not None:
+        n = len(set(map(str, materials.pool.conversations)))
+        pool = f"{len(materials.pool):,} turns of {n:,} conversations"
+    what = f"Pool: {pool}. Towards: {queries}. Model: {name}."
     if ranked:
         what += (
             f" Ranked by {cfg.rank.method}: a higher score means that learning from the sample "

@@ -24,7 +24,7 @@ GLOSSARY: dict[str, str] = {
     "average.",
     "bytes": "What is kept of a sample.",
     "bytes per row": "Size of influence.h5 for each row in it; a row is one sample at one step.",
-    "chosen": "Samples that select.strategy took; their rows are in selected.jsonl.",
+    "chosen": "Samples that select.strategy took; their rows are in selected.jsonl (or .parquet).",
     "code": "The sample's gradient compressed to a few hundred numbers; the cosine of two codes "
     "says how far a model learns the same from both.",
     "confidence": "How sure the text tower is of this score, from 0 to 1.",
