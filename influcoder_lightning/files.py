@@ -253,6 +253,11 @@ def read_whole(path: Path, most: int = LONGEST) -> bytes:
     return path.read_bytes()
 
 
+def is_gguf(name: str) -> bool:
+    """Whether a name is one of a GGUF file, from which weights are dequantised."""
+    return name.lower().endswith(".gguf") and Path(name).is_file()
+
+
 def why_no_model(folder: Path) -> str:
     """Why a folder of a saved model must not be opened; empty where it may.
 

@@ -16,8 +16,20 @@ class Model:
 
     name: str | None = key(
         None,
-        "folder or Hugging Face hub name of a causal LM; loaded in float32, none of its code is"
-        " run",
+        "folder, GGUF file or Hugging Face hub name of a causal LM; none of its code is run",
+    )
+    dtype: str = key(
+        "float32",
+        "of the frozen weights: float32, bfloat16 (half the memory), float16, or auto, as they are "
+        "saved; the LoRA is trained in float32 beside them",
+        choices=("float32", "bfloat16", "float16", "auto"),
+    )
+    attn_implementation: str | None = key(
+        None, "eager, sdpa, flash_attention_2, ...; null: what transformers takes"
+    )
+    revision: str | None = key(None, "of a model on the hub: branch, tag or commit")
+    gradient_checkpointing: bool = key(
+        False, "compute activations anew in the backward pass: less memory, more time"
     )
     template: str | None = key(
         None,
@@ -141,6 +153,24 @@ class Lora:
     )
     target_modules: str | list[str] = key(
         "all-linear", "all linear layers but the output head, or names: [q_proj, v_proj]"
+    )
+    exclude_modules: str | list[str] | None = key(None, "names that are left out of these")
+    layers_to_transform: Any = key(
+        None, "numbers of the layers that get one, like [0,1]; null: all"
+    )
+    layers_pattern: str | None = key(
+        None, "name of the list of layers, where PEFT does not find it: layers"
+    )
+    rank_pattern: Any = key(None, "other ranks by module name: {q_proj: 16}")
+    alpha_pattern: Any = key(None, "other alphas by module name: {q_proj: 32}")
+    use_rslora: bool = key(False, "scale by alpha / sqrt(r): rank-stabilised LoRA")
+    use_dora: bool = key(False, "also train the length of each weight's rows: DoRA")
+    lora_bias: bool = key(False, "also train a bias of the LoRA's B")
+    init_lora_weights: str = key(
+        "default",
+        "default: A at random, B zero; gaussian: A normal, B zero; orthogonal: both at random, "
+        "their product small",
+        choices=("default", "gaussian", "orthogonal"),
     )
 
 

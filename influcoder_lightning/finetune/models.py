@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from influcoder_lightning.errors import ConfigError
-from influcoder_lightning.files import why_no_file, why_no_model
+from influcoder_lightning.files import is_gguf, why_no_file, why_no_model
 from influcoder_lightning.finetune import saved_adapter
 from influcoder_lightning.random_streams import streams_kept
 
@@ -24,12 +24,15 @@ def device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load_tokenizer(name: str, option: str = "model.name") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, option: str = "model.name", revision: str | None = None
+) -> PreTrainedTokenizerBase:
     """A tokenizer with a pad token, by hub name or local folder.
 
     Args:
         name: of the folder or on the hub.
         option: that the name was given as, for messages.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         ConfigError: it cannot be loaded, or has neither a pad nor an end token.
@@ -38,7 +41,7 @@ def load_tokenizer(name: str, option: str = "model.name") -> PreTrainedTokenizer
 
     _refuse_no_model(name, option)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**_where(name, revision))
     except Exception as error:
         raise ConfigError(_not_loadable("tokenizer", name, error, option)) from error
     if tokenizer.pad_token_id is None:
@@ -51,7 +54,7 @@ def load_tokenizer(name: str, option: str = "model.name") -> PreTrainedTokenizer
     return tokenizer
 
 
-def n_embeddings(name: str) -> int | None:
+def n_embeddings(name: str, revision: str | None = None) -> int | None:
     """How many token ids a model knows, by its configuration; None where that does not say.
 
     Its weights are not read. What is wrong with the model shows when it is loaded.
@@ -60,28 +63,48 @@ def n_embeddings(name: str) -> int | None:
 
     _refuse_no_model(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**_where(name, revision))
         found = config.get_text_config().vocab_size
     except Exception:  # a file from elsewhere
         return None
     return found if isinstance(found, int) else None
 
 
-def load_base_model(name: str) -> Any:
-    """A causal LM in float32, by hub name or local folder; no remote code is run.
+def load_base_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    gradient_checkpointing: bool = False,
+) -> Any:
+    """A causal LM, by hub name, local folder or GGUF file; no remote code is run.
+
+    Args:
+        name: of the folder or file, or on the hub.
+        dtype: of its weights; ``auto``: as they are saved.
+        attn_implementation: as transformers names them; None: its own choice.
+        revision: branch, tag or commit on the hub.
+        gradient_checkpointing: compute activations anew in the backward pass.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: it cannot be loaded, or cannot do what is asked for.
     """
     from transformers import AutoModelForCausalLM
 
     _refuse_no_model(name)
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=False
+        model = AutoModelForCausalLM.from_pretrained(
+            **_where(name, revision),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            **chosen,
         )
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     except Exception as error:
         raise ConfigError(_not_loadable("model", name, error)) from error
+    return model
 
 
 def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> PeftModel:
@@ -89,7 +112,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> 
 
     Args:
         model: a causal LM; it is changed in place. ``unload()`` of the result gives it back.
-        lora: ``r``, ``alpha``, ``dropout``, ``target_modules`` (names, or "all-linear").
+        lora: ``r``, ``alpha``, ``dropout``, ``target_modules`` (names, or "all-linear"), and what
+            else the section ``lora`` of the command has, under PEFT's own names.
         seed: of the initial weights; the global random state is left as it was.
 
     Raises:
@@ -105,6 +129,7 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> 
             lora_dropout=float(lora.get("dropout", 0.0)),
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",
+            **_further(lora),
         )
         with streams_kept():
             torch.manual_seed(seed)
@@ -114,9 +139,18 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> 
     return adapted.train()
 
 
-def load_model(name: str, lora: Mapping[str, Any], seed: int = 0) -> PeftModel:
+def _further(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """PEFT's options that are given; what is not keeps PEFT's default."""
+    known = {"r", "alpha", "dropout", "target_modules"}
+    found = {name: value for name, value in lora.items() if name not in known and value is not None}
+    if found.get("init_lora_weights") == "default":
+        del found["init_lora_weights"]
+    return found
+
+
+def load_model(name: str, lora: Mapping[str, Any], seed: int = 0, **options: Any) -> PeftModel:
     """`load_base_model`, then `add_lora`."""
-    return add_lora(load_base_model(name), lora, seed)
+    return add_lora(load_base_model(name, **options), lora, seed)
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
@@ -170,6 +204,15 @@ def refuse_missing_folder(name: str, option: str) -> None:
             f"{option}={name}: no such folder in ./{first}. If it is a name on the Hugging Face "
             f"hub, run where no folder is called {first!r}."
         )
+
+
+def _where(name: str, revision: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained``: a folder, a name on the hub, or a GGUF file."""
+    found = {"pretrained_model_name_or_path": name, "revision": revision or "main"}
+    if is_gguf(name):
+        found |= {"pretrained_model_name_or_path": str(Path(name).parent)}
+        found |= {"gguf_file": Path(name).name}
+    return {**found, "trust_remote_code": False}
 
 
 def _refuse_no_model(name: str, option: str = "model.name") -> None:

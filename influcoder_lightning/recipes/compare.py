@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
@@ -24,6 +23,7 @@ from influcoder_lightning.report.findings.comparison import (
     write_comparison,
 )
 from influcoder_lightning.report.logged_results import log_comparison
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED
@@ -153,7 +153,7 @@ def run_arms(
             raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
     evaluation = materials.require_evaluation().dataset
     with stage("loading the model"):
-        base = load_base_model(materials.cfg.model.name)
+        base = base_model(materials.cfg)
     losses: dict[str, list[float]] = {}
     with stage("measuring the base model"):
         losses["base"] = [evaluate(base, evaluation)]

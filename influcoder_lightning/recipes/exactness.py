@@ -25,9 +25,9 @@ from influcoder_lightning.capture.self_check import HALF, WIDE
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import CaptureError, InfluCoderError
 from influcoder_lightning.files import durable_path
-from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.projection import build_projector
+from influcoder_lightning.run.base_model import lora_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
@@ -43,6 +43,7 @@ class Line:
         error: largest relative error of a gradient; None where the way was refused.
         cosine: smallest cosine.
         refused: why there are no rows.
+        half: whether some of the arithmetic is in 16 bit.
     """
 
     precision: Any
@@ -51,14 +52,14 @@ class Line:
     error: float | None = None
     cosine: float | None = None
     refused: str | None = None
+    half: bool = False
 
     @property
     def exact(self) -> bool:
         """Whether the rows are as close as arithmetic of this width lets them be."""
         assert self.error is not None
         assert self.cosine is not None
-        half = "16" in str(self.precision)
-        return self.cosine >= HALF.cosine if half else self.error <= (WIDE.gradient or 0)
+        return self.cosine >= HALF.cosine if self.half else self.error <= (WIDE.gradient or 0)
 
     def words(self) -> str:
         """The line of the table."""
@@ -122,7 +123,9 @@ def _ways(precisions: list[str]) -> Iterator[Line]:
 
 def _measure(cfg: Settings, line: Line, samples: list[Mapping[str, Any]], pad: int) -> None:
     """Capture one training step, then compute the same gradients one by one."""
-    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
+    model = lora_model(cfg)
+    frozen = {parameter.dtype for parameter in model.parameters()}
+    line.half = "16" in str(line.precision) or bool(frozen & {torch.bfloat16, torch.float16})
     _warm(model, cfg.seed)
     if line.checkpointing:
         with warnings.catch_warnings():

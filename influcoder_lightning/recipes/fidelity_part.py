@@ -17,8 +17,8 @@ from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.encoder.distillation import DistillationSettings
-from influcoder_lightning.finetune.models import load_model
 from influcoder_lightning.finetune.training import steps_of_epochs, train
+from influcoder_lightning.run.base_model import lora_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import ShowSteps
 from influcoder_lightning.run.settings import plain
@@ -79,7 +79,7 @@ def _prepare(
         )
         for name, rows in texts.items()
     }
-    model = load_model(cfg.model.name, plain(cfg.lora), seed)
+    model = lora_model(cfg, seed)
     linears = find_lora_linears(model)
     size = sum(linear.numel for linear in linears)
     moments, store = no_moments(size), None

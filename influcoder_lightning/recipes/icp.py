@@ -16,7 +16,7 @@ import numpy as np
 from influcoder_lightning.data.rows import Row
 from influcoder_lightning.errors import ConfigError, RankingError
 from influcoder_lightning.files import durable_path, read_whole
-from influcoder_lightning.finetune.models import device, load_adapter, load_base_model
+from influcoder_lightning.finetune.models import device, load_adapter
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.methods.icp import check_score, icp_ranking
 from influcoder_lightning.influence.probing.choose_queries import choose_queries
@@ -25,6 +25,7 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.score_files import mapped_array
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.press.blocks import Section, Text
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import FIGURES, RANKED
 from influcoder_lightning.run.recipe import Output, Recipe
@@ -63,7 +64,7 @@ def run(cfg: Settings, folder: Path) -> None:
         log.info("%s of %s queries chosen by k-means", f"{len(chosen):,}", f"{len(query):,}")
     queries = [query.rows[i] for i in chosen]
     with stage("loading the model"):
-        model = load_base_model(cfg.model.name).to(device())
+        model = base_model(cfg).to(device())
         if cfg.model.adapter is not None:
             model = load_adapter(model, cfg.model.adapter)
     options = {key: cfg.icp[key] for key in ("template", "max_length", "batch_tokens")}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
-from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import available_methods, get_method
@@ -25,6 +24,7 @@ from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.lds import lds_headline, lds_sections
 from influcoder_lightning.recipes.subset_models import StartTraining, settings_of
 from influcoder_lightning.report.press.blocks import Text
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import AS_TABLE, FIGURES, MODELS, read_json
 from influcoder_lightning.run.recipe import Facts, Output, Recipe
@@ -215,7 +215,7 @@ def _scores(
         options: dict[str, Any] = {}
         method = get_method(name)
         if method.requires("model"):
-            model = model or load_base_model(cfg.model.name)
+            model = model or base_model(cfg)
             template = cfg.icp.template if name == "icp" else cfg.model.template
             given = {"tokenizer": materials.tokenizer, "template": template}
             refused = method.refused(given)

@@ -14,13 +14,13 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from influcoder_lightning.data.rows import Row, write_jsonl
-from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import SampleId, id_keys
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.finished_parts import read_part, write_part
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import ShowSteps
@@ -118,7 +118,7 @@ class Rounds:
         begun = perf_counter()
         cfg, pool = self.materials.cfg, self.materials.pool
         with stage("loading the model"):
-            retraining = retraining_of(self.materials, load_base_model(cfg.model.name))
+            retraining = retraining_of(self.materials, base_model(cfg))
         with stage("retraining", self._steps, "steps") as done:
             model = retraining.run(pool.subset(kept), self._steps, cfg.seed, [ShowSteps(done)])
             loss = evaluate(model, self.held_out)

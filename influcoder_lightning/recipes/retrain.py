@@ -12,11 +12,11 @@ from typing import Any
 from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
-from influcoder_lightning.finetune.models import load_base_model
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.press.blocks import Number, Numbers, Text
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, read_json
 from influcoder_lightning.run.progress import ShowSteps
@@ -44,7 +44,7 @@ def run(cfg: Settings, folder: Path) -> float | None:
     materials = Materials(cfg, "retrain")
     pool, evaluation = materials.pool, materials.evaluation
     with stage("loading the model"):
-        model = load_base_model(cfg.model.name)
+        model = base_model(cfg)
     before = None
     if evaluation is not None:
         with stage("measuring before"):

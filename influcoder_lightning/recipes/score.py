@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.finetune.models import device, load_model
+from influcoder_lightning.finetune.models import device
 from influcoder_lightning.influence.part_of_store import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method, rank
 from influcoder_lightning.influence_store import InfluenceStore
@@ -19,12 +19,13 @@ from influcoder_lightning.recipes import score_text
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.score_text import OUTPUTS
+from influcoder_lightning.run.base_model import lora_model
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.run_folder import RANKING, STORE, locate, source_folder
 from influcoder_lightning.run.saved_config import load_config, save_config
-from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.scoring.survey import Survey
 from influcoder_lightning.store import schema
 
@@ -123,7 +124,7 @@ def _with_queries(
     queries = materials.split("new queries", cfg.queries, first_id, prefix)
     n, windows = f"{len(queries):,}", f"{len(store.windows):,}"
     log.info("valuing %s new queries in %s windows", n, windows)
-    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed).to(device())
+    model = lora_model(cfg).to(device())
     ids = store.add_queries(model, materials.loader(queries.dataset), tokenizer=materials.tokenizer)
     return store, ids
 

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.data.tokenization import collate_samples
-from influcoder_lightning.finetune.models import device, load_base_model
+from influcoder_lightning.finetune.models import device
 from influcoder_lightning.finetune.retraining import Retraining
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import quiet
 from influcoder_lightning.run.settings import Settings, plain
@@ -60,7 +61,7 @@ class StartTraining:
         pool, query = materials.pool, materials.query
         assert query is not None
         retraining = Retraining(
-            load_base_model(materials.cfg.model.name),
+            base_model(materials.cfg),
             plain(materials.cfg.lora),
             materials.training_options(),
         )

@@ -17,8 +17,6 @@ from influcoder_lightning.finetune.models import (
     add_lora,
     device,
     load_adapter,
-    load_base_model,
-    load_model,
 )
 from influcoder_lightning.finetune.training import Checkpoints, train
 from influcoder_lightning.influence.ranking import Ranking
@@ -28,6 +26,7 @@ from influcoder_lightning.recipes.method_checks import check_for_valuation
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.report.logged_results import log_ranking
+from influcoder_lightning.run.base_model import base_model, lora_model
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.outputs import CONVERSED, RANKED, VALUED
@@ -171,7 +170,7 @@ def value_in_training(
     )
     loggers = run_loggers(cfg, where.parent)
     with stage("loading the model"):
-        model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
+        model = lora_model(cfg)
     with stage("fine-tuning", steps, "steps") as done:
         train(
             model,
@@ -202,7 +201,7 @@ def _extract(materials: Materials, where: Path) -> InfluenceStore:
     cfg = materials.cfg
     pool, query = materials.pool, materials.query
     with stage("loading the model"):
-        model = load_base_model(cfg.model.name)
+        model = base_model(cfg)
         if cfg.model.adapter is None:
             model = add_lora(model, plain(cfg.lora), cfg.seed)
         else:

@@ -24,10 +24,11 @@ from influcoder_lightning.data.tokenization import (
 )
 from influcoder_lightning.data.turns import Turn, as_turns, whole_rows
 from influcoder_lightning.errors import ConfigError, DataError, RankingError
-from influcoder_lightning.finetune.models import load_base_model, load_tokenizer, n_embeddings
+from influcoder_lightning.finetune.models import load_tokenizer, n_embeddings
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import SampleId, first_few
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.settings import Settings, resolved
 from influcoder_lightning.run.split import Split
@@ -56,14 +57,14 @@ class Materials:
         """With a pad token."""
         name = require(self.cfg, "model.name", self.recipe)
         with stage("loading the tokenizer"):
-            return load_tokenizer(name)
+            return load_tokenizer(name, revision=self.cfg.model.revision)
 
     @cached_property
     def model_content(self) -> dict[str, str]:
         """Hashes of what the model's folder holds, whose name says nothing of it."""
-        name = require(self.cfg, "model.name", self.recipe)
+        require(self.cfg, "model.name", self.recipe)
         with stage("looking at the model"):
-            weights = frozen_weights(load_base_model(name).requires_grad_(False))
+            weights = frozen_weights(base_model(self.cfg).requires_grad_(False))
         return {"base_model": weights, "tokenizer": tokenizer_identity(self.tokenizer)}
 
     @cached_property
@@ -167,7 +168,7 @@ class Materials:
 
     def _refuse_unknown_tokens(self, name: str, largest: int) -> None:
         """An id beyond the model's embeddings is an IndexError within it, or worse on a GPU."""
-        known = n_embeddings(self.cfg.model.name)
+        known = n_embeddings(self.cfg.model.name, self.cfg.model.revision)
         if known is not None and largest >= known:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise DataError(

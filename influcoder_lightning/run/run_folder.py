@@ -10,6 +10,7 @@ from typing import Any
 from influcoder_lightning.data.row_files import is_hub_name
 from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.files import is_gguf
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import CONFIG, load_config
 from influcoder_lightning.run.settings import Settings
@@ -144,7 +145,7 @@ def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
         cfg.lds.scores[name] = _absolute(f"lds.scores.{name}", value, home)
     for key in ("model.name", "influence.text_encoder"):  # a folder or a hub name
         value = cfg.at(key)
-        if value is not None and Path(value).is_dir():
+        if value is not None and (Path(value).is_dir() or is_gguf(str(value))):
             cfg.put(key, str(Path(value).absolute()))
     return cfg
 

@@ -1,0 +1,32 @@
+"""The model of a run, as its settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from influcoder_lightning.finetune.models import add_lora, load_base_model
+from influcoder_lightning.run.settings import Settings, plain
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_OPTIONS = ("dtype", "attn_implementation", "revision", "gradient_checkpointing")
+
+
+def base_model(cfg: Settings) -> Any:
+    """The model of the section ``model``, without an adapter.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    options = {name: cfg.model[name] for name in _OPTIONS}
+    return load_base_model(cfg.model.name, **options)
+
+
+def lora_model(cfg: Settings, seed: int | None = None) -> PeftModel:
+    """The same with the fresh LoRA of the section ``lora``; ``seed``: of its weights, or the run's.
+
+    Raises:
+        ConfigError: it cannot be loaded, or the LoRA does not go with it.
+    """
+    return add_lora(base_model(cfg), plain(cfg.lora), cfg.seed if seed is None else seed)
