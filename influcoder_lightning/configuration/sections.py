@@ -24,6 +24,11 @@ class Model:
         "saved; the LoRA is trained in float32 beside them",
         choices=("float32", "bfloat16", "float16", "auto"),
     )
+    quantization: str = key(
+        "none",
+        "of the frozen weights, by bitsandbytes: none, 8bit, or 4bit (nf4, as QLoRA does it)",
+        choices=("none", "4bit", "8bit"),
+    )
     attn_implementation: str | None = key(
         None, "eager, sdpa, flash_attention_2, ...; null: what transformers takes"
     )
@@ -154,6 +159,8 @@ class Lora:
     target_modules: str | list[str] = key(
         "all-linear", "all linear layers but the output head, or names: [q_proj, v_proj]"
     )
+    lora_alpha: float | None = key(None, "PEFT's name of alpha; null: alpha holds")
+    lora_dropout: float | None = key(None, "PEFT's name of dropout; null: dropout holds")
     exclude_modules: str | list[str] | None = key(None, "names that are left out of these")
     layers_to_transform: Any = key(
         None, "numbers of the layers that get one, like [0,1]; null: all"

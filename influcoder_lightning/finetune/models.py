@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def load_base_model(
     name: str,
     *,
     dtype: str = "float32",
+    quantization: str = "none",
     attn_implementation: str | None = None,
     revision: str | None = None,
     gradient_checkpointing: bool = False,
@@ -83,6 +85,7 @@ def load_base_model(
     Args:
         name: of the folder or file, or on the hub.
         dtype: of its weights; ``auto``: as they are saved.
+        quantization: ``4bit`` (nf4) or ``8bit`` of its linear layers, by bitsandbytes; ``none``.
         attn_implementation: as transformers names them; None: its own choice.
         revision: branch, tag or commit on the hub.
         gradient_checkpointing: compute activations anew in the backward pass.
@@ -93,7 +96,9 @@ def load_base_model(
     from transformers import AutoModelForCausalLM
 
     _refuse_no_model(name)
-    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    chosen: dict[str, Any] = _quantized(quantization, dtype)
+    if attn_implementation is not None:
+        chosen["attn_implementation"] = attn_implementation
     try:
         model = AutoModelForCausalLM.from_pretrained(
             **_where(name, revision),
@@ -105,6 +110,30 @@ def load_base_model(
     except Exception as error:
         raise ConfigError(_not_loadable("model", name, error)) from error
     return model
+
+
+def _quantized(quantization: str, dtype: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for a quantised base.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    if quantization == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.quantization={quantization} needs bitsandbytes: pip install "
+            "'influcoder-lightning[hf]'."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    compute = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+    )
+    return {"quantization_config": four}
 
 
 def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> PeftModel:
@@ -125,8 +154,8 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> 
     try:
         config = LoraConfig(
             r=int(lora.get("r", 8)),
-            lora_alpha=lora.get("alpha", 16),
-            lora_dropout=float(lora.get("dropout", 0.0)),
+            lora_alpha=_either(lora, "lora_alpha", "alpha", 16),
+            lora_dropout=float(_either(lora, "lora_dropout", "dropout", 0.0)),
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",
             **_further(lora),
@@ -139,9 +168,15 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int = 0) -> 
     return adapted.train()
 
 
+def _either(lora: Mapping[str, Any], name: str, short: str, default: float) -> Any:
+    """A setting under PEFT's name or under the short one."""
+    value = lora.get(name)
+    return lora.get(short, default) if value is None else value
+
+
 def _further(lora: Mapping[str, Any]) -> dict[str, Any]:
     """PEFT's options that are given; what is not keeps PEFT's default."""
-    known = {"r", "alpha", "dropout", "target_modules"}
+    known = {"r", "alpha", "dropout", "lora_alpha", "lora_dropout", "target_modules"}
     found = {name: value for name, value in lora.items() if name not in known and value is not None}
     if found.get("init_lora_weights") == "default":
         del found["init_lora_weights"]

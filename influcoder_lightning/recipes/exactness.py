@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.capture.features import evaluating
 from influcoder_lightning.capture.layers import find_lora_linears
-from influcoder_lightning.capture.self_check import HALF, WIDE
+from influcoder_lightning.capture.self_check import HALF, WIDE, tolerance_of
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.errors import CaptureError, InfluCoderError
 from influcoder_lightning.files import durable_path
@@ -124,8 +124,7 @@ def _ways(precisions: list[str]) -> Iterator[Line]:
 def _measure(cfg: Settings, line: Line, samples: list[Mapping[str, Any]], pad: int) -> None:
     """Capture one training step, then compute the same gradients one by one."""
     model = lora_model(cfg)
-    frozen = {parameter.dtype for parameter in model.parameters()}
-    line.half = "16" in str(line.precision) or bool(frozen & {torch.bfloat16, torch.float16})
+    line.half = "16" in str(line.precision) or tolerance_of(model) is HALF
     _warm(model, cfg.seed)
     if line.checkpointing:
         with warnings.catch_warnings():

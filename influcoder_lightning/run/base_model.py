@@ -10,7 +10,7 @@ from influcoder_lightning.run.settings import Settings, plain
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_OPTIONS = ("dtype", "attn_implementation", "revision", "gradient_checkpointing")
+_OPTIONS = ("dtype", "quantization", "attn_implementation", "revision", "gradient_checkpointing")
 
 
 def base_model(cfg: Settings) -> Any:
