@@ -123,7 +123,7 @@ def _instruction(response: str) -> Callable[[Row, str], Row]:
 
 def _history(raw: Row, where: str) -> list[Message]:
     """Earlier turns, pairs of what was asked and answered."""
-    pairs = raw.get("history") or []
+    pairs: Any = raw.get("history") or []
     if isinstance(pairs, str):  # of a CSV
         pairs = parsed_json(pairs, where, "history")
     texts = isinstance(pairs, list) and all(

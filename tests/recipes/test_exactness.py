@@ -36,7 +36,7 @@ def proof(monkeypatch, tmp_path):
             return Pool(samples[:n])
 
     monkeypatch.setattr(exactness, "Materials", lambda cfg, recipe: Made())
-    monkeypatch.setattr(exactness, "load_model", lambda name, lora, seed: tiny_peft())
+    monkeypatch.setattr(exactness, "lora_model", lambda cfg: tiny_peft())
     monkeypatch.setattr(exactness, "save_config", lambda cfg, folder: None)
     sections = {"model": {"name": "tiny"}, "lora": {}, "influence": {"sketch_dim": 4096}}
     cfg = Settings({**sections, "n": 3, "seed": 0, "precisions": ["32-true"]})
@@ -51,7 +51,7 @@ def proof(monkeypatch, tmp_path):
 @pytest.mark.parametrize("bias", [False, True])
 def test_every_way_to_train_is_in_the_table_and_exact(proof, monkeypatch, caplog, bias):
     caplog.set_level("INFO", logger=exactness.__name__)
-    monkeypatch.setattr(exactness, "load_model", lambda *_: tiny_peft(lora_bias=bias))
+    monkeypatch.setattr(exactness, "lora_model", lambda *_: tiny_peft(lora_bias=bias))
     ways = proof()
     assert {(w["rows"], w["checkpointing"]) for w in ways} == {
         ("padded", False), ("padded", True), ("packed", False), ("packed", True)
@@ -62,7 +62,7 @@ def test_every_way_to_train_is_in_the_table_and_exact(proof, monkeypatch, caplog
 
 def test_a_model_that_no_way_to_train_can_value_is_an_error(proof, monkeypatch):
     targets = ["q_proj", "embed_tokens"]
-    monkeypatch.setattr(exactness, "load_model", lambda *_: tiny_peft(target_modules=targets))
+    monkeypatch.setattr(exactness, "lora_model", lambda *_: tiny_peft(target_modules=targets))
     with pytest.raises(CaptureError, match=r"no way to train can be captured: .*Embedding"):
         proof()
 
