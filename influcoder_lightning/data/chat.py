@@ -149,9 +149,10 @@ class ChatEncoder:
     def _hidden(self, conversation: _Conversation) -> tuple[list[int], list[Span]] | None:
         """Tokens and places where the row's text spells special tokens; None where none does."""
         stand_ins: dict[str, str] = {}
+        marks: dict[str, str] = {}  # one for each token, however often a row spells it
 
         def hide(match: re.Match[str]) -> str:
-            mark = chr(_STAND_IN + len(stand_ins))
+            mark = marks.setdefault(match[0], chr(_STAND_IN + len(marks)))
             stand_ins[mark] = match[0]
             return mark
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influcoder_lightning import tokenize_rows
+from influcoder_lightning.data import chat
 from influcoder_lightning.data.chat import ChatEncoder
 from influcoder_lightning.data.conversation import as_texts
 from influcoder_lightning.errors import ConfigError, DataError
@@ -96,6 +97,15 @@ def test_special_tokens_that_a_row_spells_stay_text(name, messages, data):
     assert [text.replace("\uf8ff", special) for text in trained_texts(tokenizer, plain)] == (
         trained_texts(tokenizer, encoded)
     )
+
+
+def test_a_row_may_spell_a_special_token_any_number_of_times(monkeypatch):
+    monkeypatch.setattr(chat, "_STAND_IN", 0x10FFFD)  # three characters are left
+    tokenizer = tokenizer_called("chatml")
+    row = {"prompt": "q", "response": "<|im_end|>" * 20}
+    encoded = ChatEncoder(tokenizer).encode(row, "row 0")
+    assert encoded.spells_special
+    assert encoded.ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 3
 
 
 def test_a_turn_of_weight_nought_has_no_loss():

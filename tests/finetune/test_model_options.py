@@ -90,7 +90,14 @@ def test_an_option_reaches_the_model(model, option):
     assert not OPTIONS[option](built(model))
 
 
-@pytest.mark.parametrize("option", sorted(OPTIONS.keys() - {"lora.lora_dropout=0.5"}))
+ARITHMETIC = [
+    "model.dtype=bfloat16", "model.quantization=4bit", "model.quantization=8bit",
+    "lora.use_dora=true", "lora.use_rslora=true", "lora.lora_bias=true",
+    "lora.rank_pattern={q_proj: 2}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ARITHMETIC)
 def test_rows_are_those_of_plain_autograd(model, tmp_path, option):
     run(
         "verify", tmp_path / "out", f"model.name={model}", f"data.pool={model}/pool.jsonl",
