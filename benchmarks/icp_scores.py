@@ -14,11 +14,11 @@ import numpy as np
 import report
 
 from influcoder_lightning import Ranking, extract_features, load_rows, rank, write_jsonl
-from influcoder_lightning.finetune.models import load_adapter, load_base_model, load_model
+from influcoder_lightning.finetune.models import load_adapter
 from influcoder_lightning.finetune.training import steps_of_epochs, train
 from influcoder_lightning.influence.methods.icp import icp_ranking
 from influcoder_lightning.influence.probing.prober import InContextProber
-from influcoder_lightning.run.settings import plain
+from influcoder_lightning.run.base_model import base_model, lora_model
 
 log = logging.getLogger(__name__)
 KINDS = ("in domain", "out of domain")
@@ -54,7 +54,7 @@ def value(
     )
     files = (folder / "query_in.jsonl", folder / "query_out.jsonl")
     queries = dict(zip(KINDS, map(load_rows, files), strict=True))
-    model = load_adapter(load_base_model(materials.cfg.model.name), adapter)
+    model = load_adapter(base_model(materials.cfg), adapter)
     influence = staged(
         folder / "gradients.json",
         lambda: by_gradients(options, materials, model, pool, queries, folder),
@@ -78,7 +78,7 @@ def warm_up(options: argparse.Namespace, materials: Any, adapter: Path) -> int:
     """One epoch over the pool; saves the LoRA."""
     cfg = materials.cfg
     steps = steps_of_epochs(len(materials.pool), 1, cfg.train.batch_size)
-    model = load_model(cfg.model.name, plain(cfg.lora), cfg.seed)
+    model = lora_model(cfg)
     training = materials.training_options() | {"lr": options.lr}
     train(model, materials.pool.dataset, steps=steps, seed=cfg.seed, **training)
     model.save_pretrained(str(adapter))

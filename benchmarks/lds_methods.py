@@ -59,12 +59,11 @@ def valuations(study: Study, seeds: list[int], window: int | None) -> dict[int, 
 
 def plain_and_valued_seconds(study: Study, seed: int, window: int | None) -> tuple[float, float]:
     """CPU seconds of the fine-tuning alone, and with the callback at its defaults."""
-    from influcoder_lightning.finetune.models import load_model
     from influcoder_lightning.finetune.training import train
-    from influcoder_lightning.run.settings import plain
+    from influcoder_lightning.run.base_model import lora_model
 
     materials = study.materials(seed=seed, influence__refresh_queries_every_n_steps=window)
-    model = load_model(materials.cfg.model.name, plain(materials.cfg.lora), seed)
+    model = lora_model(materials.cfg, seed)
     begun = process_time()
     train(
         model,

@@ -184,7 +184,7 @@ def _further(lora: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_model(name: str, lora: Mapping[str, Any], seed: int = 0, **options: Any) -> PeftModel:
-    """`load_base_model`, then `add_lora`."""
+    """`load_base_model`, which takes ``options``, then `add_lora`."""
     return add_lora(load_base_model(name, **options), lora, seed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from influcoder_lightning.finetune.models import add_lora, load_base_model
+from influcoder_lightning.finetune.models import load_base_model, load_model
 from influcoder_lightning.run.settings import Settings, plain
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ def base_model(cfg: Settings) -> Any:
     Raises:
         ConfigError: it cannot be loaded.
     """
-    options = {name: cfg.model[name] for name in _OPTIONS}
-    return load_base_model(cfg.model.name, **options)
+    return load_base_model(cfg.model.name, **_options(cfg))
 
 
 def lora_model(cfg: Settings, seed: int | None = None) -> PeftModel:
@@ -29,4 +28,9 @@ def lora_model(cfg: Settings, seed: int | None = None) -> PeftModel:
     Raises:
         ConfigError: it cannot be loaded, or the LoRA does not go with it.
     """
-    return add_lora(base_model(cfg), plain(cfg.lora), cfg.seed if seed is None else seed)
+    seed = cfg.seed if seed is None else seed
+    return load_model(cfg.model.name, plain(cfg.lora), seed, **_options(cfg))
+
+
+def _options(cfg: Settings) -> dict[str, Any]:
+    return {name: cfg.model[name] for name in _OPTIONS}
