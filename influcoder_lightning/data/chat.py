@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from influcoder_lightning.data.conversation import Message
+from influcoder_lightning.data.conversation import Message, messages_of_row
 from influcoder_lightning.data.encoded import Encoded, Span
 from influcoder_lightning.data.formats import TextRow
 from influcoder_lightning.errors import ConfigError, DataError
@@ -32,16 +32,6 @@ class ChatTemplate:
     """The tokenizer's own chat template."""
 
     text: str = "chat"
-
-
-def messages_of_row(row: TextRow) -> list[Message]:
-    """The messages of a conversation; of a pair its prompt and its response."""
-    if row.get("messages"):
-        return list(row["messages"])
-    return [
-        {"role": "user", "content": row["prompt"]},
-        {"role": "assistant", "content": row["response"]},
-    ]
 
 
 class ChatEncoder:

@@ -57,6 +57,26 @@ def messages_of(value: object, where: str, column: str) -> list[Message]:
     return found
 
 
+def pair(prompt: str, response: str) -> list[Message]:
+    """A question and its answer as messages."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def messages_of_row(row: Mapping[str, Any]) -> list[Message]:
+    """The messages of a row; of one without any its prompt and its response."""
+    return list(row.get("messages") or pair(row["prompt"], row["response"]))
+
+
+def is_pair(messages: Sequence[Message]) -> bool:
+    """Whether there is no more in them than one question and its answer."""
+    return [message["role"] for message in messages] == ["user", "assistant"]
+
+
+def given(messages: Sequence[Message]) -> list[Message]:
+    """Messages that are there already: the assistant's have no loss, unless they say so."""
+    return [{"weight": 0, **m} if m["role"] == "assistant" else m for m in messages]
+
+
 def check_answered(messages: Sequence[Message], where: str) -> None:
     """Raise ``DataError`` for a conversation without a turn of the assistant."""
     if not any(message["role"] == "assistant" for message in messages):

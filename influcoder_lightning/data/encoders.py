@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from influcoder_lightning.data.chat import ChatEncoder, ChatTemplate
+from influcoder_lightning.data.conversation import is_pair
 from influcoder_lightning.data.encoded import Encoded
 from influcoder_lightning.data.formats import TextRow
 from influcoder_lightning.data.template import FrameEncoder, Template
@@ -118,7 +119,7 @@ def _refuse_conversation(row: TextRow, where: str) -> None:
     """A frame has room for one prompt and one response."""
     messages = row.get("messages") or []
     calls = row.get("tools") or any(message.get("tool_calls") for message in messages)
-    if not calls and [message["role"] for message in messages] in ([], ["user", "assistant"]):
+    if not calls and (not messages or is_pair(messages)):
         return
     roles = ", ".join(message["role"] for message in messages)
     tools = ", with tools" if calls else ""

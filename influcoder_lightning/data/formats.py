@@ -28,7 +28,9 @@ from influcoder_lightning.data.conversation import (
     Message,
     as_texts,
     check_answered,
+    given,
     messages_of,
+    pair,
     parsed_json,
 )
 from influcoder_lightning.errors import DataError
@@ -69,8 +71,8 @@ def recognised(row: Mapping[str, object]) -> Format | None:
     """The first format whose columns a row has; None where there is none."""
     if (own := _written_here(row)) is not None:
         return own
-    given = [name for name, value in row.items() if value is not None]
-    for names in (given, list(row)):  # a table has every column in every row; null is not given
+    filled = [name for name, value in row.items() if value is not None]
+    for names in (filled, list(row)):  # a table has every column in every row; null is not given
         for kind in FORMATS.values():
             if set(kind.needs) <= set(names):
                 return kind
@@ -98,8 +100,7 @@ def _turn(before: list[Message], asked: str, answer: str, raw: Row, where: str) 
     """A pair of texts; a conversation, where there is more than them."""
     if not before and not _system(raw) and not raw.get("tools"):
         return {"prompt": asked, "response": answer}
-    turn = [_message("user", asked), _message("assistant", answer)]
-    return _conversation([*before, *turn], raw, where)
+    return _conversation([*before, *pair(asked, answer)], raw, where)
 
 
 def _system(raw: Row) -> str | None:
@@ -127,13 +128,12 @@ def _history(raw: Row, where: str) -> list[Message]:
     if isinstance(pairs, str):  # of a CSV
         pairs = parsed_json(pairs, where, "history")
     texts = isinstance(pairs, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
-        for pair in pairs
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
+        for turn in pairs
     )
     if not texts:
         raise DataError(f"{where}: the field 'history' must be a list of [question, answer].")
-    roles = ("user", "assistant")
-    return [_message(r, text) for pair in pairs for r, text in zip(roles, pair, strict=True)]
+    return [message for asked, answer in pairs for message in pair(asked, answer)]
 
 
 def _messages(column: str) -> Callable[[Row, str], Row]:
@@ -154,8 +154,7 @@ def _completion(column: str) -> Callable[[Row, str], Row]:
                 f"{where}: 'prompt' and {column!r} must both be texts, or both lists of messages."
             )
         parts = [messages_of(raw[name], where, name) for name in ("prompt", column)]
-        given = [{"weight": 0, **m} if m["role"] == "assistant" else m for m in parts[0]]
-        return _conversation([*given, *parts[1]], raw, where)
+        return _conversation([*given(parts[0]), *parts[1]], raw, where)
 
     return read
 
@@ -176,8 +175,7 @@ def _preferred(column: str, other: str) -> Callable[[Row, str], Row]:
         if isinstance(raw.get(other), list):
             pairs = zip(said, messages_of(raw[other], where, other), strict=False)
             alike = min(alike, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        given = [{"weight": 0, **m} if m["role"] == "assistant" else m for m in said[:alike]]
-        return _conversation([*given, *said[alike:]], raw, where)
+        return _conversation([*given(said[:alike]), *said[alike:]], raw, where)
 
     return read
 
@@ -185,17 +183,13 @@ def _preferred(column: str, other: str) -> Callable[[Row, str], Row]:
 def _conversation(messages: list[Message], raw: Row, where: str) -> Row:
     system = _system(raw)
     if system and messages[0]["role"] not in ("system", "developer"):
-        messages = [_message("system", _text(raw, system, where)), *messages]
+        messages = [{"role": "system", "content": _text(raw, system, where)}, *messages]
     check_answered(messages, where)
     prompt, response = as_texts(messages)
     row: Row = {"prompt": prompt, "response": response, "messages": messages}
     if tools := raw.get("tools"):
         row["tools"] = parsed_json(tools, where, "tools") if isinstance(tools, str) else tools
     return row
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _written_here(row: Mapping[str, object]) -> Format | None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from influcoder_lightning.data.json_forms import json_forms
 from influcoder_lightning.data.unread import UnreadRow
 from influcoder_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def rows(name: str, split: str | None, revision: str | None) -> Iterator[UnreadRow]:
@@ -41,5 +45,5 @@ def rows(name: str, split: str | None, revision: str | None) -> Iterator[UnreadR
         yield UnreadRow(where, partial(_row, found, index, where))
 
 
-def _row(found: object, index: int, where: str) -> dict[str, object]:
-    return json_forms(found[index], where)  # type: ignore[index]
+def _row(found: Dataset, index: int, where: str) -> dict[str, object]:
+    return json_forms(found[index], where)

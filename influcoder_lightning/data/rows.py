@@ -179,7 +179,7 @@ def complete_ids(explicit: Sequence[int | str | None]) -> list[int] | list[str]:
             )
     ids = [index if value is None else value for index, value in enumerate(explicit)]
     if all(isinstance(value, int) for value in ids):
-        return ids  # type: ignore[return-value]
+        return ids  # type: ignore[return-value]  # all of them are integers
     _refuse_one_name_of_two_kinds(ids)
     return [str(value) for value in ids]
 

@@ -71,10 +71,10 @@ class _IdCarrier:
         return self._rebuilt(pinned)
 
     def _plain(self) -> object:
-        return tuple(self) if isinstance(self, tuple) else list(self)  # type: ignore[call-overload]
+        return tuple(self) if isinstance(self, tuple) else list(self)  # type: ignore[call-overload]  # a mixin: one or the other
 
     def _rebuilt(self, items: object) -> Self:
-        batch = type(self)(items)  # type: ignore[call-arg]
+        batch = type(self)(items)  # type: ignore[call-arg]  # as list and tuple take them
         batch.sample_ids = self.sample_ids
         return batch
 

@@ -70,8 +70,7 @@ def turns(rows: Sequence[TextRow], ids: Sequence[SampleId]) -> Iterator[Turn]:
         for number, at in enumerate(own):
             if messages[at].get("weight", 1) == 0:
                 continue
-            before = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in messages[:at]]
-            upto = [*before, messages[at]]
+            upto = [*silent_but(messages[:at], ()), messages[at]]
             prompt, response = as_texts(upto)
             texts = {"prompt": prompt, "response": response, "messages": upto}
             yield Turn({**row, **texts}, f"{name}/{number}", name, place)

@@ -172,7 +172,7 @@ def train(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("accumulate", accumulate)):
         if value < 1:
             raise ConfigError(f"train.{name}={value} must be at least 1.")
-    if not len(dataset):  # type: ignore[arg-type]
+    if not len(dataset):  # type: ignore[arg-type]  # of rows, so it is sized
         raise DataError("there is no row to train on.")
     loader = EpochLoader(dataset, batch_size, collate_samples(pad_token_id), seed)
     module = LoraFineTuning(model.train(), lr, weight_decay, warmup)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from influcoder_lightning.data.chat import messages_of_row
+from influcoder_lightning.data.conversation import messages_of_row
 from influcoder_lightning.data.rows import as_written
 from influcoder_lightning.data.turns import silent_but
 from influcoder_lightning.data.written_rows import write_rows

@@ -70,7 +70,7 @@ class Materials:
     @cached_property
     def pool(self) -> Split:
         """Rows to choose from."""
-        self.census  # noqa: B018  # says what is odd about them, before they are used
+        log.info("pool: %s", self.census.words())
         return self._split("pool", self._rows["pool"])
 
     @cached_property
@@ -145,12 +145,9 @@ class Materials:
 
     @cached_property
     def census(self) -> Census:
-        """What is odd about the pool, counted; logs it."""
-        rows = self._rows["pool"]
+        """What is odd about the pool, counted."""
         with stage("counting copies"):
-            found = census(rows)
-        log.info("pool: %s", found.words())
-        return found
+            return census(self._rows["pool"])
 
     def _read(self, name: str, place: Source) -> list[Row]:
         """The rows of a source, and a line on what they were taken for."""

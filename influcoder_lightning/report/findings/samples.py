@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from influcoder_lightning.data.conversation import Message, text_of
+from influcoder_lightning.data.conversation import Message, is_pair, text_of
 from influcoder_lightning.data.rows import TextRow
 from influcoder_lightning.ids import id_keys
 from influcoder_lightning.influence.ranking import Ranking
@@ -85,7 +85,7 @@ def samples_of(
 def turns_of(row: TextRow) -> Turns:
     """Who says what in a conversation; nothing where the row is one question and its answer."""
     messages = row.get("messages") or []
-    if [message["role"] for message in messages] in ([], ["user", "assistant"]):
+    if is_pair(messages):
         return []
     return [(_who(message), text_of(message)) for message in messages]
 
