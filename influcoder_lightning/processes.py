@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +44,14 @@ class Processes:
             torch.distributed.all_gather_object(values, value)
         return values
 
+    def gather_to_first(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank; empty in all but the first."""
+        values: list[Any] = [value]
+        if self.size > 1:
+            values = [None] * self.size if self.first else []
+            torch.distributed.gather_object(value, values or None, dst=0)
+        return values
+
     def once(self, action: Callable[[], T]) -> T:
         """Run ``action`` in the first process; every process gets its result, or its error."""
         if self.size == 1:
@@ -57,3 +66,22 @@ class Processes:
         if raised is not None:
             raise raised
         return value  # as the action's, in every process
+
+
+_expected = 1
+
+
+def expected() -> int:
+    """How many processes train together in this run, also before they have found each other."""
+    return _expected
+
+
+@contextmanager
+def expecting(size: int) -> Iterator[None]:
+    """Let `expected` say ``size``."""
+    global _expected
+    _expected = size
+    try:
+        yield
+    finally:
+        _expected = 1

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -55,6 +57,11 @@ def _app(cfg: DictConfig) -> float | None:
     sources = GlobalHydra.instance().config_loader().get_sources()
     given += keys_of_own_files(config.runtime.choices, sources)
     recipe, folder = str(config.runtime.choices["recipe"]), Path(config.runtime.output_dir)
+    if _is_one_of_many() and not any("hydra.run.dir" in o for o in config.overrides.hydra):
+        raise ConfigError(
+            "several processes were started from outside (torchrun, srun), and each would choose a "
+            "run folder of its own: give one for all, hydra.run.dir=<folder>."
+        )
     if config.mode == RunMode.MULTIRUN:  # Hydra says which job of the sweep it was
         return _run(recipe, cfg, folder, given)
     return run_recipe(recipe, cfg, folder, given)
@@ -98,6 +105,8 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
     from influcoder_lightning.run.saved_config import begin_config
     from influcoder_lightning.run.settings import resolved
     from influcoder_lightning.run.stages import begin
+    from influcoder_lightning.run.together import is_first, together
+    from influcoder_lightning.run.trainer_keys import with_short_names
 
     begin()
     _limit_threads()
@@ -107,16 +116,34 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
         settings = resolved(cfg)  # from here on no text is interpolated
         check_kinds(settings)
         settings = continue_run(absolute_paths(settings, home=True), found, given)
-        settings = absolute_paths(settings)
+        settings = with_short_names(absolute_paths(settings), given)
         check_kinds(settings)
-        refuse_used_folder(settings, found, folder)
-        begin_config(settings, folder)
-        try:
-            result = found.run(settings, folder)
-        finally:
-            close_loggers()
-    print_summary(recipe, found, folder, perf_counter() - begun)
+        with ExitStack() as ending_with_it:
+            own = folder
+            if found.trains:
+                own = ending_with_it.enter_context(
+                    together(settings, folder, partial(_helper, recipe))
+                )
+            first = is_first()
+            if first:
+                refuse_used_folder(settings, found, folder)
+            begin_config(settings, own)
+            ending_with_it.callback(close_loggers)
+            result = found.run(settings, own)
+    if first:
+        print_summary(recipe, found, folder, perf_counter() - begun)
     return None if result is None else float(result)
+
+
+def _helper(recipe: str) -> list[str]:
+    """The command of a further process of a run."""
+    return [sys.executable, "-m", "influcoder_lightning.cli.helper", recipe]
+
+
+def _is_one_of_many() -> bool:
+    """Whether torchrun, srun or the like started several processes of this command."""
+    names = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    return any(os.environ.get(name, "1") not in ("", "1") for name in names)
 
 
 def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:

@@ -17,9 +17,9 @@ from influcoder_lightning.errors import ConfigError, did_you_mean
 from influcoder_lightning.run.config import RECIPES, all_keys, defaults
 
 # Sections whose keys are the user's own.
-_OPEN = ("select.quota", "lds.scores", "logger")
+_OPEN = ("select.quota", "lds.scores", "logger", "optimizer", "scheduler", "trainer.callbacks")
 # Choices between whole files of conf/, and not keys.
-_GROUPS = ("recipe", "logger")
+_GROUPS = ("recipe", "logger", "trainer", "optimizer", "scheduler")
 _OWN_FILES = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")
 # Not --experimental-rerun, which unpickles a file of a run folder.
 _VALUED_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg",
@@ -38,16 +38,13 @@ _ALIASES = {
     "eval_file": "data.eval",
     "eval_dataset": "data.eval",
     "gradient_accumulation_steps": "train.accumulate",
-    "accumulate_grad_batches": "train.accumulate",
     "k": "select.k",
     "learning_rate": "train.lr",
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
     "lora_r": "lora.r",
     "lr": "train.lr",
-    "max_epochs": "train.epochs",
     "max_seq_length": "train.max_length",
-    "max_steps": "train.steps",
     "method": "rank.method",
     "model": "model.name",
     "model_name": "model.name",

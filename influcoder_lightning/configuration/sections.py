@@ -8,6 +8,7 @@ from typing import Any
 from influcoder_lightning.configuration.fidelity import Fidelity
 from influcoder_lightning.configuration.influence import Influence
 from influcoder_lightning.configuration.key import key
+from influcoder_lightning.configuration.trainer import TrainerArguments
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class Train:
     epochs: float = key(1, "passes over the pool; a fraction is allowed", least=0)
     batch_size: int = key(8, "samples per micro-batch, at least 1", least=1)
     accumulate: int = key(1, "micro-batches per optimizer step, at least 1", least=1)
-    lr: float = key(0.0002, "learning rate of AdamW, constant after the warm-up", least=0)
-    weight_decay: float = key(0.0, "of AdamW", least=0)
+    lr: float = key(0.0002, "learning rate; how it goes says the group scheduler", least=0)
+    weight_decay: float = key(0.0, "of the optimizer", least=0)
     warmup: int = key(
         0,
         "optimizer steps in which the learning rate rises linearly from 0",
@@ -133,6 +134,31 @@ class Train:
         least=1,
     )
     log_csv: bool = key(False, "the same as logger=csv, for configurations of older releases")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The group ``optimizer``: adamw, adamw_8bit, lora_plus, sgd, or a class of one's own with its
+    arguments, +optimizer.betas=[0.9,0.95].
+    """
+
+    _target_: str | None = key("torch.optim.AdamW", "a class of optimizers, or what makes one")
+    lr: float | None = key(None, "the same as train.lr", least=0)
+    weight_decay: float | None = key(None, "the same as train.weight_decay", least=0)
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The group ``scheduler``: constant, linear, cosine, or a class of one's own with its
+    arguments, in which the texts ``steps`` and ``warmup`` stand for these numbers.
+    """
+
+    _target_: str | None = key(
+        None, "a class of schedulers, or what makes one; null: constant after train.warmup steps"
+    )
+    num_warmup_steps: int | str | None = key(
+        None, "the same as train.warmup, in the groups linear and cosine"
+    )
 
 
 @dataclass(frozen=True)
@@ -391,6 +417,9 @@ class Config:
         ["32-true"], "of the Trainer, to compare in: [32-true,bf16-mixed] (verify without from)"
     )
     train: Train = field(default_factory=Train)
+    trainer: TrainerArguments = field(default_factory=TrainerArguments)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    scheduler: Scheduler = field(default_factory=Scheduler)
     retrain: Retrain = field(default_factory=Retrain)
     lora: Lora = field(default_factory=Lora)
     influence: Influence = field(default_factory=Influence)

@@ -46,6 +46,11 @@ class _Row:
     text: TextRow | None
 
 
+def capacity(sketch_dim: int, buffer_bytes: int) -> int:
+    """Rows that are kept in memory to learn from."""
+    return max(FIT_ROWS, buffer_bytes // (4 * sketch_dim))
+
+
 class CoTraining:
     """Both towers and the recent rows they learn from.
 
@@ -69,7 +74,7 @@ class CoTraining:
     ) -> None:
         self._tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         self.tower = tower
-        self.capacity = max(FIT_ROWS, buffer_bytes // (4 * tower.sketch_dim))
+        self.capacity = capacity(tower.sketch_dim, buffer_bytes)
         self.text_loss = float("nan")
         self._rows: deque[_Row] = deque(maxlen=self.capacity)
         self._unfitted: list[Tensor] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Dataset
 
 from influcoder_lightning.finetune.models import add_lora, load_adapter
+from influcoder_lightning.finetune.trainers import is_shared_out
 from influcoder_lightning.finetune.training import train
 
 if TYPE_CHECKING:
@@ -20,19 +21,35 @@ if TYPE_CHECKING:
 class Retraining:
     """A base model and how it is fine-tuned; every run starts from it with a LoRA of its own.
 
-    The model of a run holds until the next one, which takes the base model out of it.
+    The model of a run holds until the next one, which takes the base model out of it. Where that
+    has changed (a LoRA that starts from parts of its weights, weights in shares), it is loaded
+    again.
 
     Args:
-        base: a causal LM; LoRAs are put into it in place, one at a time.
+        load: gives the base model, a causal LM; LoRAs are put into it in place, one at a time.
         lora: settings of each LoRA, as for `add_lora`.
         options: keyword arguments of `train`, but for those of `run`.
     """
 
     def __init__(
-        self, base: PreTrainedModel, lora: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        load: Callable[[], PreTrainedModel],
+        lora: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
-        self._base, self._lora, self._options = base, lora, options
+        self._load, self._lora, self._options = load, lora, options
+        self._base: PreTrainedModel | None = None
         self._last: PeftModel | None = None
+
+    def base(self) -> PreTrainedModel:
+        """The base model without a LoRA; it ends the model of the last run."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            changed = is_shared_out(last) or changes_base(last)
+            self._base = None if changed else last.unload()
+        if self._base is None:
+            self._base = self._load()
+        return self._base
 
     def run(
         self, dataset: Dataset, steps: int, seed: int, callbacks: Sequence[Callback] = ()
@@ -49,7 +66,7 @@ class Retraining:
             DataError: the dataset is empty.
             ConfigError: settings that PEFT or the Trainer refuse.
         """
-        self._last = add_lora(self._take_base(), self._lora, seed)
+        self._last = add_lora(self.base(), self._lora, seed)
         options = {**self._options, "steps": steps, "seed": seed, "callbacks": callbacks}
         return train(self._last, dataset, **options)
 
@@ -59,11 +76,14 @@ class Retraining:
         Raises:
             ConfigError: it cannot be loaded.
         """
-        self._last = load_adapter(self._take_base(), adapter)
+        self._last = load_adapter(self.base(), adapter)
         return self._last
 
-    def _take_base(self) -> PreTrainedModel:
-        """The base model without a LoRA."""
-        if self._last is not None:
-            self._base, self._last = self._last.unload(), None
-        return self._base
+
+def changes_base(model: PeftModel) -> bool:
+    """Whether taking the LoRA out does not give the base model back.
+
+    Some ways to begin a LoRA (PiSSA, OLoRA) take a part out of the weights.
+    """
+    begun = [getattr(config, "init_lora_weights", True) for config in model.peft_config.values()]
+    return any(isinstance(way, str) and way not in ("gaussian", "orthogonal") for way in begun)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.devices import moved
 from influcoder_lightning.errors import ConfigError, DataError
 from influcoder_lightning.finetune.models import device
+from influcoder_lightning.finetune.optimizers import ADAMW, CONSTANT, optimizer_of, schedule_of
+from influcoder_lightning.finetune.trainers import is_shared_out, shard, trainer_of
 from influcoder_lightning.random_streams import streams_kept
 
 log = logging.getLogger(__name__)
@@ -71,22 +73,37 @@ class Checkpoints:
 
 
 class LoraFineTuning(LightningModule):
-    """Fine-tunes a PEFT model with AdamW on the mean loss per response token of each batch.
+    """Fine-tunes a PEFT model on the mean loss per response token of each batch.
 
     Args:
         model: a causal LM with a LoRA; only its trainable parameters are optimised.
         lr: learning rate after the warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer.
         warmup: optimizer steps in which the learning rate rises linearly.
+        optimizer: see `optimizers.optimizer_of`.
+        scheduler: see `optimizers.schedule_of`.
+        steps: optimizer steps of the training, which a scheduler may need.
     """
 
     def __init__(
-        self, model: nn.Module, lr: float = 2e-4, weight_decay: float = 0.0, warmup: int = 0
+        self,
+        model: nn.Module,
+        lr: float = 2e-4,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        optimizer: Mapping[str, Any] = ADAMW,
+        scheduler: Mapping[str, Any] = CONSTANT,
+        steps: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self._optimizer, self._scheduler, self._steps = optimizer, scheduler, steps
         self.strict_loading = False  # checkpoints hold the trained weights only
+
+    def configure_model(self) -> None:
+        """Where the strategy is FSDP2, every process keeps a share of the weights."""
+        shard(self, self.model)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Hugging Face's own loss: the mean over all response tokens of the batch."""
@@ -105,22 +122,19 @@ class LoraFineTuning(LightningModule):
         checkpoint["state_dict"] = kept
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the trainable parameters; constant learning rate after the warm-up."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        # In half precision the default of 1e-8 is 0, and the first step divides by it.
-        eps = max(1e-8, *(torch.finfo(p.dtype).tiny for p in trained))
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, eps=eps)
-        if not self.warmup:
+        """The optimizer over the trainable parameters, and its schedule, step by step."""
+        optimizer = optimizer_of(self.model, self._optimizer, self.lr, self.weight_decay)
+        schedule = schedule_of(optimizer, self._scheduler, self._steps, self.warmup)
+        if schedule is None:
             return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / self.warmup)
-        )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def steps_of_epochs(n_rows: int, epochs: float, batch_size: int, accumulate: int = 1) -> int:
+def steps_of_epochs(
+    n_rows: int, epochs: float, batch_size: int, accumulate: int = 1, processes: int = 1
+) -> int:
     """Optimizer steps that a number of epochs takes (the last batch of an epoch may be short)."""
-    batches = math.ceil(n_rows / batch_size)
+    batches = math.ceil(n_rows / (batch_size * processes))
     return max(1, round(epochs * math.ceil(batches / accumulate)))
 
 
@@ -136,6 +150,9 @@ def train(
     warmup: int = 0,
     accumulate: int = 1,
     precision: str = "32-true",
+    trainer: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, Any] = ADAMW,
+    scheduler: Mapping[str, Any] = CONSTANT,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -144,19 +161,23 @@ def train(
     """Train the LoRA of a model, in place, for a fixed number of optimizer steps.
 
     The data is shuffled anew for each epoch by ``seed`` and read as often as the steps need. The
-    global random state is left as it was.
+    global random state is left as it was. Several processes that train together take the
+    micro-batches in turn: the same training as one process with ``accumulate`` times as many.
 
     Args:
         model: PEFT model.
         dataset: tokenised samples, as of ``data.tokenize_rows``.
         steps: optimizer steps.
         pad_token_id: pads the batches.
-        batch_size: samples per micro-batch.
+        batch_size: samples per micro-batch, in each process.
         lr: learning rate.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer.
         warmup: steps of linear warm-up.
         accumulate: micro-batches per optimizer step.
         precision: of the Lightning Trainer.
+        trainer: its other arguments; see `trainers.trainer_of`.
+        optimizer: see `optimizers.optimizer_of`.
+        scheduler: see `optimizers.schedule_of`.
         seed: of order and dropout.
         callbacks: Lightning callbacks, for instance an `InfluenceCallback`.
         loggers: Lightning loggers, which get the metrics of every step.
@@ -167,7 +188,8 @@ def train(
 
     Raises:
         DataError: the dataset is empty.
-        ConfigError: steps, batch_size or accumulate below 1.
+        ConfigError: steps, batch_size or accumulate below 1; arguments that Trainer, optimizer or
+            scheduler refuse.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("accumulate", accumulate)):
         if value < 1:
@@ -175,32 +197,22 @@ def train(
     if not len(dataset):  # type: ignore[arg-type]  # of rows, so it is sized
         raise DataError("there is no row to train on.")
     loader = EpochLoader(dataset, batch_size, collate_samples(pad_token_id), seed)
-    module = LoraFineTuning(model.train(), lr, weight_decay, warmup)
+    module = LoraFineTuning(model.train(), lr, weight_decay, warmup, optimizer, scheduler, steps)
     saving = [] if checkpoints is None else [checkpoints.callback()]
     with streams_kept():
-        torch.manual_seed(seed)
-        trainer = _trainer(
+        fitting = trainer_of(
+            trainer or {},
             max_steps=steps,
             max_epochs=-1,
             accumulate_grad_batches=accumulate,
             precision=precision,
-            devices=1,
             callbacks=[*callbacks, *saving],
             logger=list(loggers) or False,
-            log_every_n_steps=1,
             enable_checkpointing=bool(saving),
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
-        trainer.fit(module, loader, ckpt_path=checkpoints.newest() if checkpoints else None)
+        torch.manual_seed(seed + fitting.global_rank)  # dropout differs between processes
+        fitting.fit(module, loader, ckpt_path=checkpoints.newest() if checkpoints else None)
     return model
-
-
-def _trainer(**options: Any) -> Trainer:
-    try:
-        return Trainer(**options)
-    except ValueError as error:  # what MisconfigurationException does not cover
-        raise ConfigError(f"train.precision={options['precision']!r}: {error}") from error
 
 
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 32) -> float:
@@ -211,7 +223,8 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 32) -> float:
     Raises:
         DataError: the dataset has no response token.
     """
-    model.to(device())
+    if not is_shared_out(model):
+        model.to(device())
     # NaN stays NaN: a training that diverged must not look like one that did not.
     mean = MeanMetric(nan_strategy=math.nan).set_dtype(torch.float64).to(device())
     # The pad id does not matter here: padding is masked in attention and loss.

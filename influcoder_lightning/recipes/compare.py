@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
+from influcoder_lightning.finetune.trainers import save_lora
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
@@ -23,7 +24,6 @@ from influcoder_lightning.report.findings.comparison import (
     write_comparison,
 )
 from influcoder_lightning.report.logged_results import log_comparison
-from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED
@@ -152,8 +152,9 @@ def run_arms(
         if len(ids) != len(seeds):
             raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
     evaluation = materials.require_evaluation().dataset
+    retraining, pool = retraining_of(materials), chosen_from(materials)
     with stage("loading the model"):
-        base = base_model(materials.cfg)
+        base = retraining.base()
     losses: dict[str, list[float]] = {}
     with stage("measuring the base model"):
         losses["base"] = [evaluate(base, evaluation)]
@@ -162,7 +163,6 @@ def run_arms(
         for arm, ids_by_seed in arms.items()
         for seed, ids in zip(seeds, ids_by_seed, strict=True)
     ]
-    retraining, pool = retraining_of(materials, base), chosen_from(materials)
     with stage("retraining", len(runs) * steps, "steps") as done:
         for number, (arm, seed, ids) in enumerate(runs):
             show = ShowSteps(done, number * steps, f"{arm}, seed {seed}")
@@ -171,7 +171,7 @@ def run_arms(
             measured.append(evaluate(model, evaluation))
             keep = (adapters or {}).get(arm)
             if keep is not None and len(measured) == 1:
-                model.save_pretrained(str(keep))
+                save_lora(model, keep)
             if len(measured) == len(seeds):
                 log.info("  %-8s held-out loss %.4f", arm, sum(measured) / len(measured))
         done.result = f"{len(runs)} runs of {steps:,} steps"
@@ -188,5 +188,6 @@ RECIPE = Recipe(
     OUTPUTS,
     next_command=page.try_another_method,
     takes_over=("rank", "select"),
+    trains=True,
     adopt=_adopt,
 )

@@ -126,7 +126,7 @@ def _warm_up(
             )
         )
     with stage("warming up", steps, "steps") as done:
-        options = materials.training_options()
+        options = materials.training_options(alone=True)
         train(
             model, pool, steps=steps, seed=seed, callbacks=[ShowSteps(done), *callbacks], **options
         )

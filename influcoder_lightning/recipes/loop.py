@@ -300,4 +300,6 @@ def _facts(found: LoopResult) -> Facts:
     return facts | arm_facts(found)
 
 
-RECIPE = Recipe(run, OUTPUTS, next_command=page.train_on_it, takes_over=("rank",), goes_on=True)
+RECIPE = Recipe(
+    run, OUTPUTS, next_command=page.train_on_it, takes_over=("rank",), goes_on=True, trains=True
+)

@@ -20,7 +20,6 @@ from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.retrain import retrain_steps, retraining_of
-from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.finished_parts import read_part, write_part
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import ShowSteps
@@ -29,6 +28,7 @@ from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.run.together import shared
 from influcoder_lightning.selection.diversity import SampleCodes
 from influcoder_lightning.selection.selection import select
 
@@ -103,7 +103,7 @@ class Rounds:
 
     def _settings_of(self, number: int) -> Settings:
         cfg = self.materials.cfg.copy()
-        pool = self.folder / f"round_{number - 1}" / SELECTED
+        pool = shared(self.folder) / f"round_{number - 1}" / SELECTED
         changed = {"data.pool": str(pool), "data.query": str(self.queries), "data.eval": None}
         # The rows of a round have both texts, and their messages where they have some.
         changed |= {"data.format": "auto", "data.columns": None, "data.split": None}
@@ -117,8 +117,7 @@ class Rounds:
         """Loss on the held-out queries after learning from some samples, and seconds."""
         begun = perf_counter()
         cfg, pool = self.materials.cfg, self.materials.pool
-        with stage("loading the model"):
-            retraining = retraining_of(self.materials, base_model(cfg))
+        retraining = retraining_of(self.materials)
         with stage("retraining", self._steps, "steps") as done:
             model = retraining.run(pool.subset(kept), self._steps, cfg.seed, [ShowSteps(done)])
             loss = evaluate(model, self.held_out)
@@ -163,6 +162,7 @@ def best(ranking: Ranking, k: int, cfg: Settings, store: InfluenceStore) -> list
 
 def first_choice(folder: Path, k: int, cfg: Settings) -> list[SampleId]:
     """The best k of the whole pool, as the first round ranked it."""
+    folder = shared(folder)
     ranking = Ranking.load(folder / "round_1" / RANKING)
     return best(ranking, k, cfg, InfluenceStore(folder / "round_1"))
 

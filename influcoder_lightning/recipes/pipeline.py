@@ -71,6 +71,7 @@ RECIPE = Recipe(
     OUTPUTS,
     next_command=page.try_another_method,
     takes_over=("rank", "select"),
+    trains=True,
     after_interruption=valuate.go_on_from_checkpoint,
     reuse=valuate.REUSE,
 )

@@ -282,4 +282,6 @@ def _facts(found: dict[str, Any]) -> Facts:
     }
 
 
-RECIPE = Recipe(run, OUTPUTS, next_command=lambda folder: page.OWN_DATA, reuse=valuate.REUSE)
+RECIPE = Recipe(
+    run, OUTPUTS, next_command=lambda folder: page.OWN_DATA, trains=True, reuse=valuate.REUSE
+)

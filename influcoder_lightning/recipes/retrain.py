@@ -13,6 +13,7 @@ from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.finetune.retraining import Retraining
+from influcoder_lightning.finetune.trainers import save_lora
 from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.report.press.blocks import Number, Numbers, Text
@@ -43,22 +44,22 @@ def run(cfg: Settings, folder: Path) -> float | None:
     """Write ``adapter/``, ``metrics.json`` and a report; returns the held-out loss, if any."""
     materials = Materials(cfg, "retrain")
     pool, evaluation = materials.pool, materials.evaluation
+    retraining = retraining_of(materials)
     with stage("loading the model"):
-        model = base_model(cfg)
+        model: Any = retraining.base()
     before = None
     if evaluation is not None:
         with stage("measuring before"):
             before = evaluate(model, evaluation.dataset)
     steps = retrain_steps(materials)
     with stage("training", steps, "steps") as done:
-        retraining = retraining_of(materials, model)
         model = retraining.run(pool.dataset, steps, cfg.seed, [ShowSteps(done)])
         done.result = f"{steps:,} steps on {len(pool):,} samples"
     after = None
     if evaluation is not None:
         with stage("measuring after"):
             after = evaluate(model, evaluation.dataset)
-    model.save_pretrained(str(folder / "adapter"))
+    save_lora(model, folder / "adapter")
     metrics = {
         "eval_loss": {"before": before, "after": after},
         "steps": steps,
@@ -113,12 +114,12 @@ def retrain_steps(materials: Materials) -> int:
     return materials.valuation_steps() if steps is None else int(steps)
 
 
-def retraining_of(materials: Materials, base: Any) -> Retraining:
+def retraining_of(materials: Materials) -> Retraining:
     """How the recipes train again: as the valuation did, with ``retrain.lr`` where it is given."""
     options = materials.training_options()
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
-    return Retraining(base, plain(materials.cfg.lora), options)
+    return Retraining(lambda: base_model(materials.cfg), plain(materials.cfg.lora), options)
 
 
 def adopt_steps(cfg: Settings, given: Collection[str]) -> None:
@@ -171,5 +172,10 @@ def _comparison_of_choice(folder: Path) -> str | None:
 
 
 RECIPE = Recipe(
-    run, OUTPUTS, next_command=_comparison_of_choice, takes_over=("select",), adopt=_adopt
+    run,
+    OUTPUTS,
+    next_command=_comparison_of_choice,
+    takes_over=("select",),
+    adopt=_adopt,
+    trains=True,
 )

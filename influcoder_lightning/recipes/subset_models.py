@@ -61,9 +61,9 @@ class StartTraining:
         pool, query = materials.pool, materials.query
         assert query is not None
         retraining = Retraining(
-            base_model(materials.cfg),
+            lambda: base_model(materials.cfg),
             plain(materials.cfg.lora),
-            materials.training_options(),
+            materials.training_options(alone=True),
         )
 
         def train_one(job: Job, adapter: Path) -> list[float]:

@@ -37,6 +37,7 @@ from influcoder_lightning.run.run_folder import CONVERSATIONS, RANKING, STORE, r
 from influcoder_lightning.run.saved_config import begin_config, save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.run.together import is_first, shared
 from influcoder_lightning.store.folder import refuse_existing
 from influcoder_lightning.valuation.resume import forget_states, refuse_changes
 
@@ -101,7 +102,7 @@ def value(materials: Materials, folder: Path) -> InfluenceStore:
     require(cfg, "model.name", materials.recipe)
     check_for_valuation(cfg, n_queries)
     _describe(materials, folder)
-    where = folder / STORE
+    where = shared(folder) / STORE
     store = (value_in_training if cfg.mode == "training" else _extract)(materials, where)
     for reason, count in store.attributes["counts"]["kept_out"].items():
         log.warning("%d rows were kept out: %s", count, reason)
@@ -184,7 +185,7 @@ def value_in_training(
         )
         store = InfluenceStore(where)
         done.result = _outcome(store)
-    if checkpoints is not None:  # the run is over: nothing is left to go on from
+    if checkpoints is not None and is_first():  # nothing is left to go on from
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         forget_states(where)
     return store
@@ -246,6 +247,7 @@ RECIPE = Recipe(
     OUTPUTS,
     next_command=page.choose_some,
     takes_over=("rank",),
+    trains=True,
     after_interruption=go_on_from_checkpoint,
     reuse=REUSE,
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole
+from influcoder_lightning.run.together import shared
 from influcoder_lightning.valuation.fingerprint import as_kept
 
 
@@ -26,6 +27,7 @@ def read_part(
     Raises:
         ConfigError: the file is damaged, or was made with other settings.
     """
+    path = shared(path)
     if not path.is_file():
         return None
     try:

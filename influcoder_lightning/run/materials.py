@@ -28,11 +28,13 @@ from influcoder_lightning.finetune.models import load_tokenizer, n_embeddings
 from influcoder_lightning.finetune.training import steps_of_epochs
 from influcoder_lightning.ids import SampleId, first_few
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.processes import expected
 from influcoder_lightning.run.base_model import base_model
 from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.settings import Settings, resolved
 from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.run.trainer_keys import training_keys
 from influcoder_lightning.valuation.fingerprint import frozen_weights, tokenizer_identity
 
 if TYPE_CHECKING:
@@ -119,18 +121,22 @@ class Materials:
             collate_fn=collate_samples(self.tokenizer.pad_token_id),
         )
 
-    def training_options(self) -> dict[str, Any]:
-        """Keyword arguments of `finetune.train`, but for steps and seed."""
+    def training_options(self, alone: bool = False) -> dict[str, Any]:
+        """Keyword arguments of `finetune.train`, but for steps and seed; ``alone``: on one device,
+        whatever the run has.
+        """
         train = self.cfg.train
         names = ("batch_size", "lr", "weight_decay", "warmup", "accumulate", "precision")
-        return {name: train[name] for name in names} | {"pad_token_id": self.tokenizer.pad_token_id}
+        pad = {"pad_token_id": self.tokenizer.pad_token_id}
+        return {name: train[name] for name in names} | pad | training_keys(self.cfg, alone)
 
     def valuation_steps(self) -> int:
         """Optimizer steps of the valuation run."""
         train = self.cfg.train
         if train.steps is not None:
             return int(train.steps)
-        return steps_of_epochs(len(self.pool), train.epochs, train.batch_size, train.accumulate)
+        sizes = (train.batch_size, train.accumulate, expected())
+        return steps_of_epochs(len(self.pool), train.epochs, *sizes)
 
     @cached_property
     def _rows(self) -> dict[str, list[Row]]:

@@ -47,6 +47,7 @@ class Recipe:
         goes_on: whether the same command in the same folder takes up what is done.
         after_interruption: says from the settings and that command how to go on, where the command
             alone does not.
+        trains: whether it trains in this process, so that further devices take part.
         reuse: how a finished run's folder may be used again all the same.
     """
 
@@ -57,6 +58,7 @@ class Recipe:
     adopt: Callable[[Settings, Path, Collection[str]], None] | None = None
     goes_on: bool = False
     after_interruption: Callable[[DictConfig, str], str] | None = None
+    trains: bool = False
     reuse: str = ""
 
     def how_to_resume(self, cfg: DictConfig, again: str) -> str:

@@ -20,6 +20,7 @@ _FREE = {
     "train.log_csv", "data.pool", "data.query", "data.eval", "data.against",
 }  # fmt: skip
 _SECTIONS = ("model", "data", "train", "lora", "optimizer", "scheduler")
+_OF_TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "overfit_batches")
 
 
 def depends_on(materials: Materials) -> dict[str, object]:
@@ -41,6 +42,7 @@ def depends_on(materials: Materials) -> dict[str, object]:
         for name, value in plain(cfg.get(section) or {}).items():
             if f"{section}.{name}" not in _FREE:
                 facts[f"{section}.{name}"] = value
+    facts |= {f"trainer.{name}": cfg.trainer[name] for name in _OF_TRAINER}
     facts["model.template"] = template_called(cfg.model.template, materials.tokenizer).text
     return facts
 

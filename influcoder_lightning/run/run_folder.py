@@ -24,7 +24,10 @@ SELECTED = FORMS["jsonl"]
 _WRITERS = {SELECTED: "select"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.
-_SHARED = ("model", "data", "seed", "seeds", "train", "retrain", "lora", "influence")
+_SHARED = (
+    "model", "data", "seed", "seeds", "train", "trainer", "optimizer", "scheduler", "retrain",
+    "lora", "influence",
+)  # fmt: skip
 
 
 def locate(folder: Path, *names: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole, why_no_file
+from influcoder_lightning.finetune.optimizers import is_harmless
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.config_values import check_kinds
 from influcoder_lightning.run.settings import Settings, plain, resolved
@@ -30,6 +32,7 @@ CONFIG = "config.yaml"
 _MOST_BYTES, _MOST_DEPTH = 2**17, 32
 _Scanner = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it is built
 # A step's loggers are its own: classes that a file from elsewhere names are not made.
+_OPEN = ("optimizer", "scheduler")  # each class has arguments of its own
 _BESIDE = ("facts", "complete", "versions", "command", "logger")
 
 
@@ -129,6 +132,7 @@ def load_config(folder: Path) -> Settings:
         raise ConfigError(f"{path}: facts must hold keys; it was not written by `influcoder`.")
     loaded = resolved(defaults()).copy()
     _take_over(content, loaded, "", path)
+    _forget_classes(loaded, path)
     data = content.get("data")
     if loaded.model.template is None and isinstance(data, dict) and "train_on" not in data:
         loaded.model.template = "instruction"  # of release 0.1, which knew no other
@@ -192,6 +196,25 @@ def _refuse_objects(content: object) -> None:
         raise ValueError(f"it holds a {type(content).__name__}, and settings are plain values")
 
 
+def _forget_classes(cfg: Settings, path: Path) -> None:
+    """Leave out classes that a file names, but for optimizers and schedules of known libraries."""
+    for name in ("optimizer", "scheduler"):
+        targets = [cfg[name].get(key) for key in ("_target_", "optimizer_cls")]
+        if foreign := [target for target in targets if not is_harmless(target)]:
+            log.warning(
+                "%s: %s names %s, which a file does not make run; give it again: %s._target_=...",
+                path, name, foreign[0], name,
+            )  # fmt: skip
+            cfg[name] = defaults()[name]
+    for name, value in cfg.trainer.items():
+        if isinstance(value, Mapping | list) and "_target_" in str(value):
+            log.warning(
+                "%s: trainer.%s names classes, which a file does not make run; give it again",
+                path, name,
+            )  # fmt: skip
+            cfg.trainer[name] = None
+
+
 def _take_over(content: dict[Any, Any], into: Settings, prefix: str, path: Path) -> None:
     """Put the values of a file in the place of the defaults that have their keys."""
     for key, value in content.items():
@@ -200,6 +223,8 @@ def _take_over(content: dict[Any, Any], into: Settings, prefix: str, path: Path)
                 log.warning("%s: %s%s is no key of this release; ignored", path, prefix, key)
             continue
         section = into[key]
+        if not prefix and key in _OPEN and isinstance(value, dict):
+            section |= {name: None for name in value if name not in section}
         if isinstance(section, Settings) and isinstance(value, dict):
             _take_over(value, section, f"{prefix}{key}.", path)
             continue

@@ -6,9 +6,9 @@ the first tower version, so kept as a sketch) -> *encoded*. A window is encoded 
 version: the first is frozen when enough rows wait or the run ends, whichever comes first; a better
 one may replace it only where a window starts.
 
-With several processes each records its own rows. The first process alone co-trains, on its own
-share of the samples, and hands its tower versions to the others; windows open and versions appear
-in all of them at the same step.
+With several processes each records its own rows. The first process co-trains, on rows that the
+others hand over, and gives its tower versions to them; windows open and versions appear in all of
+them at the same step.
 
 Knows nothing of Lightning: `InfluenceCallback` and `extract_features` both drive it.
 """
@@ -31,6 +31,7 @@ from influcoder_lightning.encoder.gradient_tower import GradientTower, load_vers
 from influcoder_lightning.processes import Processes
 from influcoder_lightning.store.description import Window
 from influcoder_lightning.store.segments import FeatureBlock, SegmentWriter
+from influcoder_lightning.valuation.handed_rows import HandedRows
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Recorder:
         keep_sketches: also store the sketches.
         towers: folder of the gradient tower's versions.
         processes: of the run.
+        handed: rows on their way to the first process; None without co-training.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Recorder:
         keep_sketches: bool,
         towers: Path,
         processes: Processes,
+        handed: HandedRows | None = None,
     ) -> None:
         self.segments, self.tower, self.cotraining = segments, tower, cotraining
         self.keep_sketches, self._towers, self._processes = keep_sketches, towers, processes
@@ -84,6 +87,7 @@ class Recorder:
         self._queries: Tensor | None = None
         self._n_waiting = 0
         self.n_queries = 0
+        self._handed = handed
         if tower.versions and processes.first:
             tower.save(towers, 0)
 
@@ -136,6 +140,8 @@ class Recorder:
             return
         if self.cotraining is not None:
             self.cotraining.observe(rows.ids, rows.sketch, self._window.index, rows.texts)
+        elif self._handed is not None:
+            self._handed.add(rows.ids, rows.sketch, self._window.index, rows.texts)
         columns: dict[str, object] = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
         added = {name: values.float().numpy() for name, values in rows.columns.items()}
         self._put("rows", self._window, rows, columns | added)
@@ -144,7 +150,7 @@ class Recorder:
     def end_step(self) -> None:
         """After all rows of an optimizer step: the first version, a full segment."""
         if not self.tower.versions:
-            enough = self.cotraining is not None and self._n_waiting >= self.cotraining.capacity
+            enough = self._handed is not None and self._n_waiting >= self._handed.capacity
             if self._processes.broadcast(enough):
                 self._publish(required=True)
         self.segments.tick()
@@ -159,6 +165,8 @@ class Recorder:
         drift = self._close_window(step, queries)
         if not self.tower.versions:
             self._publish(required=True)
+        else:
+            self.hand_over()  # the text tower is still to be learned
         if queries is not None and last is not None:
             self._put_queries(last, queries, at_end=True)
         self.segments.seal()
@@ -175,6 +183,11 @@ class Recorder:
     def windows(self) -> list[Window]:
         """The table of windows."""
         return [window.entry() for window in self._windows]
+
+    def hand_over(self) -> None:
+        """Let the first process's towers learn from everybody's rows; all processes call it."""
+        if self._handed is not None:
+            self._handed.hand_over(self.cotraining)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a checkpoint needs, as JSON values and tensors; the open segment is sealed."""
@@ -214,6 +227,7 @@ class Recorder:
 
     def _publish(self, required: bool) -> None:
         """Freeze a version if it is required or clearly better; every process gets it."""
+        self.hand_over()
         frozen = self.cotraining is not None and self.cotraining.publish(required)
         basis = self._processes.broadcast(self.tower.versions[-1] if frozen else None)
         if basis is None:

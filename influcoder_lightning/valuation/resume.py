@@ -77,6 +77,7 @@ def save(
     """
     names = sorted(path.name for path in (folder / STATE).glob("[0-9]*"))
     name = processes.broadcast(f"{int(names[-1]) + 1 if names else 0:08d}")
+    recorder.hand_over()
     values, tensors = recorder.state()
     seen, kept_out = recorder.segments.totals()
     before = description["base_rows"]

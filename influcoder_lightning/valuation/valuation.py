@@ -38,7 +38,7 @@ from influcoder_lightning.capture.suitability import refuse_unsuitable
 from influcoder_lightning.capture.trained import TrainedLayers
 from influcoder_lightning.capture.updates import update_rules
 from influcoder_lightning.data.rows import TextRow
-from influcoder_lightning.encoder.cotraining import CoTraining
+from influcoder_lightning.encoder.cotraining import CoTraining, capacity
 from influcoder_lightning.encoder.gradient_tower import TOWERS, GradientTower, RandomProjection
 from influcoder_lightning.errors import CaptureError, DataError
 from influcoder_lightning.finetune.models import load_tokenizer
@@ -48,6 +48,7 @@ from influcoder_lightning.store.description import Counts, Description, Pointer
 from influcoder_lightning.store.folder import RunFolder, read_description, refuse_existing
 from influcoder_lightning.store.segments import SegmentWriter
 from influcoder_lightning.valuation.finish import finish, finish_early
+from influcoder_lightning.valuation.handed_rows import HandedRows
 from influcoder_lightning.valuation.options import Options
 from influcoder_lightning.valuation.recorder import Recorder
 from influcoder_lightning.valuation.resume import refuse_pointer, restore, rewind, save, tidy
@@ -129,6 +130,7 @@ class Valuation:
             keep_sketches=options.keep_sketches,
             towers=folder / TOWERS,
             processes=self.processes,
+            handed=self._handed(tower),
         )
         self.restored: dict[str, Any] = {}
         self._query_order = QueryOrder()
@@ -156,6 +158,11 @@ class Valuation:
             seed=options.seed,
             tokenizer=options.tokenizer,
         )
+
+    def _handed(self, tower: GradientTower) -> HandedRows | None:
+        if not self.options.co_train:
+            return None
+        return HandedRows(self.processes, capacity(tower.sketch_dim, BUFFER_BYTES))
 
     def _described(
         self, projector: Projector, linears: list[LoraLinear], config: Mapping[str, object]
@@ -322,7 +329,7 @@ class Valuation:
 
     def texts(self, batch: TokenBatch) -> list[TextRow] | None:
         """Texts of a pool batch, where co-training can use them."""
-        return batch_texts(batch, self.options.tokenizer) if self._cotraining else None
+        return batch_texts(batch, self.options.tokenizer) if self.options.co_train else None
 
     def begin(self, batch: TokenBatch) -> None:
         """Get ready for the forward and backward pass of a training batch."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from conftest import FineTuning, Samples, tokens, trainer
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from influcoder_lightning import EpochLoader, collate_with_sample_ids, with_sample_ids
-from influcoder_lightning.errors import ConfigError
 
 N, BATCH, STEPS = 22, 4, 14
 
@@ -52,9 +55,37 @@ def test_a_run_resumed_at_any_step_sees_what_it_would_have_seen(tmp_path):
         assert fit(tmp_path / f"from {step}", str(ckpt)) == whole[step:]
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="every process the same batches"):
-        next(iter(batches()))
+@contextmanager
+def process(rank, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        patch.setattr(torch.distributed, "get_rank", lambda: rank)
+        patch.setattr(torch.distributed, "get_world_size", lambda: size)
+        yield
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 5), st.integers(0, 3))
+def test_processes_take_the_batches_of_one_in_turn(n, batch_size, size, seed):
+    """In every step together what one process sees in as many micro-batches, each sample once."""
+    whole = [i for batch in EpochLoader(range(n), batch_size, list, seed) for i in batch]
+    dealt, real = [], []
+    for rank in range(size):
+        with process(rank, size):
+            loader = EpochLoader(range(n), batch_size, list, seed)
+            batches = list(loader)
+            before = loader.n_before_padding()
+            assert len(loader) == len(batches)
+        dealt.append(batches)
+        own = [i for batch in batches for i in batch]
+        real += own if before is None else own[:before]
+    assert sorted(real) == list(range(n))
+    assert len(set(map(len, dealt))) == 1
+    assert len({len(batches[-1]) for batches in dealt}) == 1
+    repeated = sum(len(batch) for batches in dealt for batch in batches) - n
+    assert 0 <= repeated < size
+    for step, start in enumerate(range(0, n, batch_size * size)):
+        together = [i for batches in dealt for i in batches[step]]
+        expected = whole[start : start + batch_size * size]
+        assert together[: len(expected)] == expected
+        if len(expected) == batch_size * size:
+            assert [len(batches[step]) for batches in dealt] == [batch_size] * size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from conftest import Samples, tiny_llama, tokens
 
@@ -23,7 +24,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def test_each_run_is_as_of_a_fresh_model_whatever_ran_before(tmp_path):
-    retraining = Retraining(tiny_llama(), LORA, OPTIONS)
+    retraining = Retraining(tiny_llama, LORA, OPTIONS)
     found = []
     for number, seed in enumerate([0, 1, 0]):
         model = retraining.run(rows(seed), steps=2, seed=seed)
@@ -34,6 +35,23 @@ def test_each_run_is_as_of_a_fresh_model_whatever_ran_before(tmp_path):
         torch.testing.assert_close(got, weights(alone), rtol=0, atol=0)
     again = retraining.load(tmp_path / "1")
     torch.testing.assert_close(weights(again), found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("begun", ["pissa", "olora"])
+def test_a_lora_that_takes_part_of_the_base_leaves_the_next_run_a_whole_one(tmp_path, begun):
+    lora = LORA | {"init_lora_weights": begun, "dropout": 0.0}
+    retraining = Retraining(tiny_llama, lora, OPTIONS)
+    before = {k: v.clone() for k, v in retraining.base().state_dict().items()}
+    first = weights(retraining.run(rows(0), steps=1, seed=0))
+    torch.testing.assert_close(weights(retraining.run(rows(0), steps=1, seed=0)), first)
+    model = retraining.run(rows(1), steps=1, seed=0)
+    with torch.no_grad():
+        expected = model(tokens(1)[0]["input_ids"][None]).logits
+    model.save_pretrained(str(tmp_path / "kept"))
+    again = retraining.load(tmp_path / "kept").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens(1)[0]["input_ids"][None]).logits, expected)
+    torch.testing.assert_close(dict(retraining.base().state_dict()), before)
 
 
 def test_half_precision_moves_weights_to_other_numbers():

@@ -1,0 +1,1 @@
+"""Optimizers of the trainings; one file for each."""

@@ -1,0 +1,1 @@
+"""Where and how trainings run; one file for each way."""
