@@ -29,7 +29,7 @@ from icp_tables import show
 
 from influcoder_lightning import Ranking, load_rows, select, write_jsonl
 from influcoder_lightning.influence.agreement import agreement, pair
-from influcoder_lightning.recipes.compare import run_arms
+from influcoder_lightning.recipes.arms import run_arms
 from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.progress import quiet
 

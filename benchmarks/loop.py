@@ -26,7 +26,7 @@ from real_chain import TASKS, TEMPLATE
 
 from influcoder_lightning import Ranking, load_rows, select, write_jsonl
 from influcoder_lightning.cli import run_recipe
-from influcoder_lightning.recipes.compare import run_arms
+from influcoder_lightning.recipes.arms import run_arms
 from influcoder_lightning.recipes.loop import run_rounds
 from influcoder_lightning.recipes.valuate import rank, value
 from influcoder_lightning.report.findings.comparison import summarise_arms

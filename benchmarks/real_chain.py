@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from torchmetrics.functional.retrieval import retrieval_r_precision
 
 from influcoder_lightning import InfluenceStore, load_rows, write_jsonl
-from influcoder_lightning.recipes.compare import arms_of, run_arms
+from influcoder_lightning.recipes.arms import run_arms
+from influcoder_lightning.recipes.compare import arms_of
 from influcoder_lightning.recipes.valuate import value as value_pool
 from influcoder_lightning.report.findings.comparison import summarise_arms
 from influcoder_lightning.run.materials import Materials

@@ -28,6 +28,7 @@ _EXPORTS = {
     "tokenize_rows": "data.tokenization",
     "with_sample_ids": "data.sample_ids",
     "write_jsonl": "data.rows",
+    "write_report": "recipes.report",
 }
 """Public name -> its file: the only way in that this package promises to keep."""
 

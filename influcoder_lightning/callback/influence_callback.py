@@ -37,7 +37,9 @@ from influcoder_lightning.configuration.influence import OfCallback
 from influcoder_lightning.configuration.key import check_arguments
 from influcoder_lightning.data.shared_ids import refuse_shared_ids
 from influcoder_lightning.errors import ConfigError
+from influcoder_lightning.processes import Processes
 from influcoder_lightning.store.description import Pointer
+from influcoder_lightning.store.schema import FILE_NAME
 from influcoder_lightning.valuation.valuation import Options, Valuation
 
 PADDING = "repeated by the distributed sampler to even out the processes"
@@ -337,6 +339,27 @@ class InfluenceCallback(Checkpointed):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_valuation": None, "_temporary": None, "_micro": None}
+
+    def report(
+        self, pool: Any, folder: str | Path | None = None, *, method: str = "fisher"
+    ) -> Path:
+        """Write the report of the training that has ended; see `write_report`.
+
+        Args:
+            pool: the training samples, a file of rows or rows; ids as in the batches.
+            folder: to write to; None: the one that the store lies in.
+            method: that ranks.
+
+        Raises:
+            ConfigError: no training has ended.
+        """
+        import influcoder_lightning
+
+        if self.dirpath is None or not (Path(self.dirpath) / FILE_NAME).is_file():
+            raise ConfigError("there is no store yet: call `report` after `trainer.fit(...)`.")
+        store, write = self.dirpath, influcoder_lightning.write_report
+        path: Path = Processes().once(lambda: write(store, pool, folder, method=method))
+        return path
 
     # ------------------------------------------------------------------------ parts
 

@@ -107,9 +107,9 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
     from influcoder_lightning.run.stages import begin
     from influcoder_lightning.run.together import is_first, together
     from influcoder_lightning.run.trainer_keys import with_short_names
+    from influcoder_lightning.threads import begin_run
 
     begin()
-    _limit_threads()
     found = recipe_called(recipe)
     begun = perf_counter()
     with quiet():
@@ -118,6 +118,7 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
         settings = continue_run(absolute_paths(settings, home=True), found, given)
         settings = with_short_names(absolute_paths(settings), given)
         check_kinds(settings)
+        begin_run(settings.parallel.threads)
         with ExitStack() as ending_with_it:
             own = folder
             if found.trains:
@@ -149,16 +150,7 @@ def _is_one_of_many() -> bool:
 def how_to_resume(recipe: str, cfg: DictConfig, folder: Path) -> str:
     """What to do after an interruption."""
     again = f"the same command with hydra.run.dir={folder}"
-    return recipe_called(recipe).how_to_resume(cfg, again)
-
-
-def _limit_threads() -> None:
-    """Under joblib, jobs share the cores: respect what the launcher (or the user) allows."""
-    import torch
-
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    if allowed.isdigit() and int(allowed) > 0:
-        torch.set_num_threads(int(allowed))
+    return recipe_called(recipe).how_to_resume(cfg, again, folder)
 
 
 def _key(override: str) -> str:

@@ -216,6 +216,11 @@ class Rank:
         "a method of the package, or of your own (see `available_methods()`); an unknown one "
         "names them all",
     )
+    file: str | None = key(
+        None,
+        "scores from anywhere in place of a ranking, by id or in the pool's order: CSV, Parquet, "
+        "JSON, NPY, .pt (select, compare)",
+    )
 
 
 @dataclass(frozen=True)
@@ -348,7 +353,7 @@ class Lds:
         None,
         "whose curves, like [fisher,cosine]; null: of the first method. Random is always there",
     )
-    processes: int | None = key(None, "that retrain side by side; null: one per core", least=1)
+    processes: int | None = key(None, "an older name of parallel.jobs", least=1)
     models: str | None = key(
         None, "folder of retrained models to share with other runs; null: models/ in the run folder"
     )
@@ -364,6 +369,21 @@ class Score:
         10000,
         "rows sealed at a time: a killed run loses no more, per process",
         least=1,
+    )
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """What goes side by side on this machine (compare, pipeline, loop, lds), and with what."""
+
+    jobs: int | None = key(
+        None,
+        "trainings side by side, each on a device or cores of its own; null: as many as pay off "
+        "(lds: one per core)",
+        least=1,
+    )
+    threads: int | None = key(
+        None, "of each process on a CPU; null: what its first steps were fastest with", least=1
     )
 
 
@@ -392,8 +412,8 @@ class Config:
     )
     resume: bool = key(
         False,
-        "go on with the interrupted run in this run folder (score; valuate and pipeline with "
-        "train.checkpoint_every_n_steps)",
+        "go on with the interrupted run in this run folder: behind what is complete, and within a "
+        "valuation with train.checkpoint_every_n_steps (score, valuate, pipeline)",
     )
     seed: int = key(
         0,
@@ -432,3 +452,4 @@ class Config:
     fidelity: Fidelity = field(default_factory=Fidelity)
     lds: Lds = field(default_factory=Lds)
     score: Score = field(default_factory=Score)
+    parallel: Parallel = field(default_factory=Parallel)

@@ -47,13 +47,12 @@ def trainer_of(section: Mapping[str, Any], **ours: Any) -> Trainer:
     try:
         trainer = Trainer(**{**_OURS, **given, **ours, "callbacks": callbacks})
     except (ValueError, TypeError) as error:  # what MisconfigurationException does not cover
-        shown = ", ".join(f"{k}={v!r:.60}" for k, v in {**given, **ours}.items() if k in _SHOWN)
-        raise ConfigError(f"trainer: {shown}: {error}") from error
+        said = {f"trainer.{name}": given[name] for name in PLACE if name in given}
+        said["train.precision"] = ours.get("precision", given.get("precision"))
+        shown = ", ".join(f"{name}={value!r:.60}" for name, value in said.items())
+        raise ConfigError(f"{shown}: {error}") from error
     _refuse_strategy(trainer)
     return trainer
-
-
-_SHOWN = (*PLACE, "precision")
 
 
 def _refuse_strategy(trainer: Trainer) -> None:

@@ -28,6 +28,7 @@ from influcoder_lightning.finetune.models import device
 from influcoder_lightning.finetune.optimizers import ADAMW, CONSTANT, optimizer_of, schedule_of
 from influcoder_lightning.finetune.trainers import is_shared_out, shard, trainer_of
 from influcoder_lightning.random_streams import streams_kept
+from influcoder_lightning.threads import choice, n_tokens, paced
 
 log = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -130,6 +131,18 @@ class LoraFineTuning(LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+class _Threads(Callback):
+    """Every micro-batch with the threads that the first ones were fastest with."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+        """It begins."""
+        choice("training").begin()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, i: int) -> None:
+        """It has ended."""
+        choice("training").end(n_tokens(batch))
+
+
 def steps_of_epochs(
     n_rows: int, epochs: float, batch_size: int, accumulate: int = 1, processes: int = 1
 ) -> int:
@@ -206,7 +219,7 @@ def train(
             max_epochs=-1,
             accumulate_grad_batches=accumulate,
             precision=precision,
-            callbacks=[*callbacks, *saving],
+            callbacks=[_Threads(), *callbacks, *saving],
             logger=list(loggers) or False,
             enable_checkpointing=bool(saving),
         )
@@ -232,7 +245,7 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 32) -> float:
         dataset, batch_size=batch_size, collate_fn=collate_samples(0)
     )
     with evaluating(model), torch.no_grad():
-        for batch in loader:
+        for batch in paced(loader, "measuring"):
             batch = moved(batch, device())
             losses = causal_lm_losses(model, batch, "labels")
             mean.update(losses, response_tokens(batch["labels"]))

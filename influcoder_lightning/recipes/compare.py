@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.finetune.trainers import save_lora
-from influcoder_lightning.finetune.training import evaluate
 from influcoder_lightning.ids import as_id_array
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.recipes.arms import Arms, run_arms
 from influcoder_lightning.recipes.chosen_rows import check_unit, chosen_by, chosen_from
 from influcoder_lightning.recipes.pages import common as page
-from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps, retraining_of
+from influcoder_lightning.recipes.retrain import adopt_steps, retrain_steps
 from influcoder_lightning.recipes.select import adopt_pool, ranking_of
 from influcoder_lightning.report.findings.comparison import (
     Comparison,
@@ -27,17 +25,14 @@ from influcoder_lightning.report.logged_results import log_comparison
 from influcoder_lightning.run.loggers import run_loggers
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import CHOSEN, COMPARISON, RANKED
-from influcoder_lightning.run.progress import ShowSteps
 from influcoder_lightning.run.recipe import Recipe
-from influcoder_lightning.run.run_folder import require, source_folder
+from influcoder_lightning.run.run_folder import require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.split import Split
-from influcoder_lightning.run.stages import stage
 from influcoder_lightning.selection.selection import select
 
 log = logging.getLogger(__name__)
-Arms = Mapping[str, Sequence[Sequence[Any]]]
 
 
 OUTPUTS = (*COMPARISON, RANKED, *CHOSEN)
@@ -46,7 +41,7 @@ OUTPUTS = (*COMPARISON, RANKED, *CHOSEN)
 def run(cfg: Settings, folder: Path) -> float:
     """Write ``comparison.*`` and a report; returns the mean held-out loss of top_k."""
     materials = Materials(cfg, "compare")
-    ranking = ranking_of(materials, source_folder(cfg, "compare"), folder)
+    ranking = ranking_of(materials, folder)
     comparison = compare(materials, ranking, folder)
     ranking = chosen_by(materials, ranking)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
@@ -79,7 +74,9 @@ def compare(
     k, seeds = int(materials.cfg.select.k), [int(seed) for seed in materials.cfg.seeds]
     steps = retrain_steps(materials)
     arms = arms_of(chosen_by(materials, ranking), chosen_from(materials), k, seeds)
-    losses = run_arms(arms, materials, seeds=seeds, steps=steps, adapters={"top_k": adapter})
+    losses = run_arms(
+        arms, materials, seeds=seeds, steps=steps, adapters={"top_k": adapter}, folder=folder
+    )
     comparison = summarise_arms(losses, k, steps, len(seeds))
     write_comparison(folder, comparison)
     if loggers := run_loggers(materials.cfg, folder):
@@ -125,59 +122,6 @@ def arms_of(ranking: Ranking, pool: Split, k: int, seeds: Sequence[int]) -> Arms
     }
 
 
-def run_arms(
-    arms: Arms,
-    materials: Materials,
-    *,
-    seeds: Sequence[int],
-    steps: int,
-    adapters: Mapping[str, Path | None] | None = None,
-) -> dict[str, list[float]]:
-    """Held-out loss of the untrained ``base`` and of each arm and seed, nats per response token.
-
-    Every run trains a fresh LoRA for the same number of steps; the arms of one seed share initial
-    weights.
-
-    Args:
-        arms: arm -> ids of its samples for each seed. A benchmark may bring arms of its own.
-        materials: pool, evaluation rows, model and settings.
-        seeds: one for each entry of an arm.
-        steps: optimizer steps of every run.
-        adapters: arm -> folder for the adapter of its first seed.
-
-    Raises:
-        ConfigError: an arm without ids for each seed.
-    """
-    for arm, ids in arms.items():
-        if len(ids) != len(seeds):
-            raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
-    evaluation = materials.require_evaluation().dataset
-    retraining, pool = retraining_of(materials), chosen_from(materials)
-    with stage("loading the model"):
-        base = retraining.base()
-    losses: dict[str, list[float]] = {}
-    with stage("measuring the base model"):
-        losses["base"] = [evaluate(base, evaluation)]
-    runs = [
-        (arm, seed, ids)
-        for arm, ids_by_seed in arms.items()
-        for seed, ids in zip(seeds, ids_by_seed, strict=True)
-    ]
-    with stage("retraining", len(runs) * steps, "steps") as done:
-        for number, (arm, seed, ids) in enumerate(runs):
-            show = ShowSteps(done, number * steps, f"{arm}, seed {seed}")
-            model = retraining.run(pool.subset(ids), steps, seed, [show])
-            measured = losses.setdefault(arm, [])
-            measured.append(evaluate(model, evaluation))
-            keep = (adapters or {}).get(arm)
-            if keep is not None and len(measured) == 1:
-                save_lora(model, keep)
-            if len(measured) == len(seeds):
-                log.info("  %-8s held-out loss %.4f", arm, sum(measured) / len(measured))
-        done.result = f"{len(runs)} runs of {steps:,} steps"
-    return losses
-
-
 def _adopt(cfg: Settings, source: Path, given: Collection[str]) -> None:
     adopt_pool(cfg, source, given)
     adopt_steps(cfg, given)
@@ -188,6 +132,7 @@ RECIPE = Recipe(
     OUTPUTS,
     next_command=page.try_another_method,
     takes_over=("rank", "select"),
+    goes_on=True,
     trains=True,
     adopt=_adopt,
 )

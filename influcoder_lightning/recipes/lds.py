@@ -109,7 +109,7 @@ def train_models(models: RetrainedModels, jobs: list[Job], materials: Materials,
     cfg = materials.cfg
     todo = sum(models.known(job) is None for job in dict.fromkeys(jobs))
     with stage(f"training {what}", todo, "models") as done:
-        processes = int(cfg.lds.processes or os.cpu_count() or 1)
+        processes = int(cfg.parallel.jobs or cfg.lds.processes or os.cpu_count() or 1)
         models.train(jobs, StartTraining(plain(cfg)), processes, lambda n, _: done(n))
         done.result = f"{todo:,} models, {len(set(jobs)) - todo:,} were there before"
 

@@ -56,6 +56,7 @@ def _marked(materials: Materials, place: int) -> str:
 
 def _tokens(materials: Materials) -> dict[str, int]:
     report = materials.pool.report
+    assert report is not None
     return {
         "response_tokens": report.n_response_tokens,
         "prompts_cut": report.n_prompts_truncated,

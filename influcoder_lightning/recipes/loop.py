@@ -17,7 +17,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.ids import SampleId, as_id_array
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import get_method
-from influcoder_lightning.recipes.compare import run_arms
+from influcoder_lightning.recipes.arms import run_arms
 from influcoder_lightning.recipes.loop_round import (
     Rounds,
     first_choice,

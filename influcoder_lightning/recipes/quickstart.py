@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.rows import write_jsonl
@@ -56,8 +53,7 @@ def run(cfg: Settings, folder: Path) -> float:
     """Make data and model, run the pipeline, hold the ranking against what was planted."""
     check(cfg)
     valuate.check(cfg, folder)
-    with _one_thread():
-        return _run(cfg, folder)
+    return _run(cfg, folder)
 
 
 def check(cfg: Settings) -> None:
@@ -179,17 +175,6 @@ def sentences(found: dict[str, Any], skill: str) -> list[str]:
             "at random: 33 %)."
         )
     return lines
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads, which mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def make_data(cfg: Settings, folder: Path) -> SkillData:

@@ -114,9 +114,9 @@ def retrain_steps(materials: Materials) -> int:
     return materials.valuation_steps() if steps is None else int(steps)
 
 
-def retraining_of(materials: Materials) -> Retraining:
+def retraining_of(materials: Materials, alone: bool = False) -> Retraining:
     """How the recipes train again: as the valuation did, with ``retrain.lr`` where it is given."""
-    options = materials.training_options()
+    options = materials.training_options(alone)
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
     return Retraining(lambda: base_model(materials.cfg), plain(materials.cfg.lora), options)

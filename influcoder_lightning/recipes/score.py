@@ -23,7 +23,7 @@ from influcoder_lightning.run.base_model import lora_model
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.materials import Materials, fit_to_pool
 from influcoder_lightning.run.recipe import Recipe
-from influcoder_lightning.run.run_folder import RANKING, STORE, locate, source_folder
+from influcoder_lightning.run.run_folder import RANKING, STORE, locate, run_of, source_folder
 from influcoder_lightning.run.saved_config import load_config, save_config
 from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.scoring.survey import Survey
@@ -41,7 +41,7 @@ def run(cfg: Settings, folder: Path) -> None:
     """
     source = source_folder(cfg, "score")
     where = locate(source, STORE)
-    valued = load_config(where.parent)
+    valued = load_config(run_of(where))
     cfg = cfg.copy()
     if cfg.queries is not None:  # what the ranking is towards; a later step checks it against eval
         cfg.data.query = cfg.queries
@@ -157,6 +157,6 @@ RECIPE = Recipe(
     run,
     OUTPUTS,
     next_command=score_text.go_on,
-    after_interruption=lambda cfg, again: f"Go on where it stopped: {again} resume=true",
+    after_interruption=lambda cfg, again, folder: f"Go on where it stopped: {again} resume=true",
     reuse="To choose others by the scores in it: resume=true.",
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from influcoder_lightning.errors import ConfigError, RankingError
-from influcoder_lightning.ids import SampleId
+from influcoder_lightning.ids import SampleId, as_id_array
 from influcoder_lightning.influence.doubts import cut_through
 from influcoder_lightning.influence.ranking import Ranking
+from influcoder_lightning.influence.score_files import load_scores
 from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.chosen_rows import (
@@ -32,6 +34,7 @@ from influcoder_lightning.run.run_folder import (
     STORE,
     locate,
     ranked_by,
+    run_of,
     source_folder,
 )
 from influcoder_lightning.run.saved_config import load_config, save_config
@@ -50,8 +53,8 @@ def run(cfg: Settings, folder: Path) -> None:
     """Write ``selected.jsonl`` (and ``ranking.csv``, where it is ranked anew) and a report."""
     check_unit(cfg)
     materials = Materials(cfg, "select")
-    source = source_folder(cfg, "select")
-    ranking = ranking_of(materials, source, folder)
+    ranking = ranking_of(materials, folder)
+    source = folder if cfg["from"] is None else source_folder(cfg, "select")
     ids = choose(materials, ranking, folder, source)
     ranking, pool = chosen_by(materials, ranking), chosen_from(materials)
     save_config(cfg, folder, pool=materials.pool.fingerprint())
@@ -80,16 +83,20 @@ def _chosen(ids: Sequence[SampleId], ranking: Ranking, strategy: str) -> Numbers
     return Numbers(items)
 
 
-def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
-    """The ranking of an earlier run, or its store ranked anew.
+def ranking_of(materials: Materials, folder: Path) -> Ranking:
+    """The ranking of an earlier run, or its store ranked anew; or scores from a file.
 
-    That is done for another ``rank.method``, and where the run failed before it had a ranking.
+    Ranked anew is for another ``rank.method``, and where the run failed before it had a ranking.
 
     Raises:
+        ConfigError: no run and no file is given.
         RankingError: the pool is not the one that was ranked.
     """
+    if materials.cfg.rank.file is not None:
+        return _of_file(materials, folder)
+    source = source_folder(materials.cfg, materials.recipe)
     path = ranked_by(source)
-    earlier = load_config(path.parent)
+    earlier = load_config(run_of(path))
     method = materials.cfg.rank.method
     fingerprint = earlier.facts.get("pool")
     if fingerprint is not None and fingerprint != materials.pool.fingerprint():
@@ -104,6 +111,21 @@ def ranking_of(materials: Materials, source: Path, folder: Path) -> Ranking:
     else:
         store = InfluenceStore(locate(source, STORE))
         ranking = valuate.rank(store, materials, folder)
+    return fit_to_pool(ranking, materials.pool, str(path))
+
+
+def _of_file(materials: Materials, folder: Path) -> Ranking:
+    """Scores that anybody has given the pool, by id or in its order."""
+    path, ids = materials.cfg.rank.file, materials.pool.ids
+    ranking = load_scores(path)
+    if ranking.metadata["positional"]:
+        if len(ranking) != len(ids):
+            raise RankingError(
+                f"{path} has {len(ranking):,} scores without ids, and the pool {len(ids):,} rows."
+            )
+        ranking = replace(ranking, sample_ids=as_id_array(ids))
+    ranking.save(folder / RANKING)
+    log.info("ranking: %s", path)
     return fit_to_pool(ranking, materials.pool, str(path))
 
 
@@ -154,8 +176,8 @@ def adopt_pool(cfg: Settings, source: Path, given: Collection[str]) -> None:
 
     A run that was trained on a choice had that as its pool; the ranking is of a larger.
     """
-    if "data.pool" not in given:
-        cfg.data.pool = load_config(ranked_by(source).parent).data.pool
+    if "data.pool" not in given and cfg.rank.file is None:
+        cfg.data.pool = load_config(run_of(ranked_by(source))).data.pool
 
 
 RECIPE = Recipe(

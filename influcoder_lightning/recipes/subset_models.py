@@ -20,9 +20,10 @@ from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.finetune.models import device
 from influcoder_lightning.finetune.retraining import Retraining
 from influcoder_lightning.run.base_model import base_model
+from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import quiet
-from influcoder_lightning.run.settings import Settings, plain
+from influcoder_lightning.run.settings import Settings, plain, resolved
 from influcoder_lightning.studies.retraining.retraining import Job, Trainer
 
 
@@ -34,11 +35,23 @@ def settings_of(materials: Materials) -> dict[str, Any]:
         "template": cfg.model.template,
         "train": {k: v for k, v in plain(cfg.train).items() if k in _TRAINED},
         "lora": plain(cfg.lora),
+        **{name: node for name, node in _groups(cfg).items() if node},
         "pool": materials.pool.fingerprint(),
         **materials.model_content,
     }
 
 
+def _groups(cfg: Settings) -> dict[str, Any]:
+    """What the groups say otherwise than release 0.1, which had none, would have done."""
+    found: dict[str, Any] = {}
+    for name in ("optimizer", "scheduler"):
+        differs = plain(cfg[name]) != plain(resolved(defaults())[name])
+        found[name] = plain(cfg[name]) if differs else None
+    clipped = {name: cfg.trainer[name] for name in _CLIPPED if cfg.trainer[name] is not None}
+    return found | {"trainer": clipped}
+
+
+_CLIPPED = ("gradient_clip_val", "gradient_clip_algorithm")
 _TRAINED = ("steps", "epochs", "batch_size", "accumulate", "lr", "weight_decay", "warmup",
             "max_length", "precision")  # fmt: skip
 

@@ -39,7 +39,12 @@ from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
 from influcoder_lightning.run.together import is_first, shared
 from influcoder_lightning.store.folder import refuse_existing
-from influcoder_lightning.valuation.resume import forget_states, refuse_changes
+from influcoder_lightning.valuation.resume import (
+    forget_states,
+    is_complete,
+    refuse_changed_store,
+    refuse_changes,
+)
 
 log = logging.getLogger(__name__)
 _ONLY_TRAINING = ("every_n_train_steps", "refresh_queries_every_n_steps")
@@ -79,10 +84,12 @@ def check(cfg: Settings, folder: Path) -> None:
     if cfg.model.adapter is not None and cfg.mode == "training":
         raise ConfigError("model.adapter is for mode=frozen; training starts with a fresh LoRA.")
     get_method(cfg.rank.method)
-    if cfg.resume and (cfg.mode == "frozen" or cfg.train.checkpoint_every_n_steps is None):
+    anew = cfg.mode == "frozen" or cfg.train.checkpoint_every_n_steps is None
+    if cfg.resume and anew and not is_complete(shared(folder) / STORE):
         raise ConfigError(
-            "resume=true goes on with a training run that saved checkpoints: set "
-            "train.checkpoint_every_n_steps. A frozen model is valued again instead."
+            "resume=true goes on behind a valuation that is complete, or within a training that "
+            "saved checkpoints: set train.checkpoint_every_n_steps. A frozen model is valued again "
+            "instead."
         )
     try:
         refuse_existing(folder / STORE, cfg.influence.overwrite or cfg.resume)
@@ -155,10 +162,14 @@ def value_in_training(
     pool, query, steps = materials.pool, materials.query, materials.valuation_steps()
     checkpoints = _checkpoints(cfg, where.parent)
     influence = plain(cfg.influence)
+    facts = depends_on(materials)
+    if cfg.resume and is_complete(where):
+        refuse_changed_store(where, facts)
+        log.info("the valuation is complete; going on behind it")
+        return InfluenceStore(where)
     if cfg.resume and (checkpoints is None or checkpoints.newest() is None):
         log.warning("resume=true: there is no checkpoint in %s; starting anew", where.parent)
         influence["overwrite"] = True
-    facts = depends_on(materials)
     if cfg.resume and not influence["overwrite"]:
         refuse_changes(where, facts)  # before the model is loaded
     callback = RecipeValuation(
@@ -229,8 +240,10 @@ def _extract(materials: Materials, where: Path) -> InfluenceStore:
     return store
 
 
-def go_on_from_checkpoint(cfg: DictConfig, again: str) -> str:
-    """After an interruption: from the last checkpoint, where the run saved any."""
+def go_on_from_checkpoint(cfg: DictConfig, again: str, folder: Path) -> str:
+    """After an interruption: behind what is complete, or from the last checkpoint."""
+    if is_complete(folder / STORE):
+        return f"Go on behind the valuation, which is complete: {again} resume=true"
     if cfg.mode != "training":
         return f"Start anew: {again}"
     if cfg.train.checkpoint_every_n_steps is not None:

@@ -66,7 +66,14 @@ class Materials:
         """Hashes of what the model's folder holds, whose name says nothing of it."""
         require(self.cfg, "model.name", self.recipe)
         with stage("looking at the model"):
-            weights = frozen_weights(base_model(self.cfg).requires_grad_(False))
+            return self._content(base_model(self.cfg))
+
+    def look_at(self, base: Any) -> None:
+        """Take `model_content` from a base model that is loaded already."""
+        self.__dict__.setdefault("model_content", self._content(base))
+
+    def _content(self, base: Any) -> dict[str, str]:
+        weights = frozen_weights(base.requires_grad_(False))
         return {"base_model": weights, "tokenizer": tokenizer_identity(self.tokenizer)}
 
     @cached_property

@@ -100,6 +100,7 @@ COMPARISON = (
         facts=lambda path: arm_facts(read_json(path)),
     ),
     Output("comparison.csv", AS_TABLE),
+    Output("arms", "the loss of every arm and seed, so that the same command goes on behind them"),
 )
 RANKED = Output(
     RANKING, "score and rank of every sample (rank 1 is the most helpful)", "ranking", _ranking

@@ -45,8 +45,8 @@ class Recipe:
         adopt: changes settings to what the run in ``from`` decides; gets the settings, the folder
             of that run, and the keys that were given, which hold.
         goes_on: whether the same command in the same folder takes up what is done.
-        after_interruption: says from the settings and that command how to go on, where the command
-            alone does not.
+        after_interruption: says from the settings, that command and the run folder how to go on,
+            where the command alone does not.
         trains: whether it trains in this process, so that further devices take part.
         reuse: how a finished run's folder may be used again all the same.
     """
@@ -57,19 +57,20 @@ class Recipe:
     takes_over: tuple[str, ...] = ()
     adopt: Callable[[Settings, Path, Collection[str]], None] | None = None
     goes_on: bool = False
-    after_interruption: Callable[[DictConfig, str], str] | None = None
+    after_interruption: Callable[[DictConfig, str, Path], str] | None = None
     trains: bool = False
     reuse: str = ""
 
-    def how_to_resume(self, cfg: DictConfig, again: str) -> str:
+    def how_to_resume(self, cfg: DictConfig, again: str, folder: Path) -> str:
         """What to do after an interruption.
 
         Args:
             cfg: as it was composed.
             again: the same command, for the same folder.
+            folder: of the run.
         """
         if self.after_interruption is not None:
-            return self.after_interruption(cfg, again)
+            return self.after_interruption(cfg, again, folder)
         return f"Go on where it stopped: {again}" if self.goes_on else f"Start anew: {again}"
 
 

@@ -11,6 +11,7 @@ from influcoder_lightning.data.row_files import is_hub_name
 from influcoder_lightning.data.written_rows import FORMS
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import is_gguf
+from influcoder_lightning.run.bare_store import is_store
 from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import CONFIG, load_config
 from influcoder_lightning.run.settings import Settings
@@ -46,6 +47,8 @@ def locate(folder: Path, *names: str) -> Path:
         for name in names:
             if (at / name).exists():
                 return at / name
+        if STORE in names and is_bare(at):
+            return at
         searched.append(at)
         before = load_config(at)["from"]
         at = None if before is None else Path(before)
@@ -55,6 +58,16 @@ def locate(folder: Path, *names: str) -> Path:
         + f". Run `influcoder recipe={_WRITERS.get(names[0], 'valuate')}` and continue from its "
         "folder."
     )
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a folder is a store without a run around it, as the callback writes it."""
+    return not (folder / CONFIG).exists() and is_store(folder)
+
+
+def run_of(path: Path) -> Path:
+    """The run folder of what `locate` gave."""
+    return path if is_bare(path) else path.parent
 
 
 def ranked_by(folder: Path) -> Path:
@@ -79,14 +92,14 @@ def refuse_used_folder(cfg: Settings, recipe: Recipe, folder: Path) -> None:
     Raises:
         ConfigError: the folder is that of the run in ``from``, or another run ended there.
     """
-    if recipe.goes_on or cfg.resume or cfg.influence.overwrite:
+    if cfg.resume or cfg.influence.overwrite:
         return
     other = "Choose another with hydra.run.dir=<folder>; from=<folder> goes on from what is there."
     if recipe.reuse:
         other += f" {recipe.reuse}"
     if cfg["from"] is not None and Path(cfg["from"]).resolve() == folder.resolve():
         raise ConfigError(f"{folder} is the run to go on from, and stays as it is. {other}")
-    if (folder / CONFIG).exists() and _has_ended(folder):
+    if not recipe.goes_on and (folder / CONFIG).exists() and _has_ended(folder):
         raise ConfigError(f"{folder} already holds a finished run. {other}")
 
 
@@ -137,6 +150,7 @@ def absolute_paths(cfg: Settings, home: bool = False) -> Settings:
     cfg = cfg.copy()
     for key in (
         "data.pool", "data.query", "data.eval", "from", "queries", "model.adapter", "lds.models",
+        "rank.file",
         "a", "b",
     ):  # fmt: skip
         value = cfg.at(key)

@@ -21,6 +21,7 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole, why_no_file
 from influcoder_lightning.finetune.optimizers import is_harmless
+from influcoder_lightning.run.bare_store import is_store, settings_of_store
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.config_values import check_kinds
 from influcoder_lightning.run.settings import Settings, plain, resolved
@@ -112,6 +113,9 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 def load_config(folder: Path) -> Settings:
     """The settings of a run: all keys of the command, its ``facts``, and ``complete``.
 
+    The folder may be that of a store which the callback wrote; then they are the defaults, with
+    what the store knows.
+
     Keys that this release does not know are left out with a warning, and those that the file lacks
     have their defaults.
 
@@ -119,10 +123,15 @@ def load_config(folder: Path) -> Settings:
         ConfigError: the folder is no run folder, or its file is damaged.
     """
     path = folder / CONFIG
+    if not path.exists() and is_store(folder):
+        bare = settings_of_store(folder, resolved(defaults()))
+        bare.facts, bare.complete = {}, True
+        check_kinds(bare, f"{folder}: ")
+        return bare
     if why := why_no_file(path):
         raise ConfigError(
             f"from={folder}: no {CONFIG} there ({why}), so it is no run folder. Give the folder "
-            "that an earlier `influcoder` run wrote (its hydra.run.dir)."
+            "that an earlier `influcoder` run wrote (its hydra.run.dir), or that of a store."
         )
     content = read_config(path)
     if not content.keys() & {"model", "data", "train"}:

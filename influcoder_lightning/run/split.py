@@ -27,7 +27,7 @@ class Split:
         dataset: their tokens.
         places: of the rows in their source.
         n_trained: tokens of each row that have a loss.
-        report: what was cut, so that rows fit.
+        report: what was cut, so that rows fit; None: they are not tokenised.
         conversations: id of the conversation that a row is a turn of; None: rows are whole.
         conversation_rows: the whole row that it is a turn of.
     """
@@ -37,7 +37,7 @@ class Split:
     dataset: Dataset
     places: Sequence[int]
     n_trained: Sequence[int]
-    report: TruncationReport
+    report: TruncationReport | None
     conversations: list[SampleId] | None = None
     conversation_rows: list[Row] | None = None
 

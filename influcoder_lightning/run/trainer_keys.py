@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
@@ -78,6 +79,8 @@ def training_keys(cfg: Settings, alone: bool = False) -> dict[str, Any]:
     trainer["callbacks"] = _callbacks(plain(cfg.trainer.callbacks))
     if alone:
         trainer |= {name: None for name in PLACE if name != "accelerator"}
+        if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
+            trainer["devices"] = [torch.cuda.current_device()]
     groups = {name: plain(cfg[name]) or {} for name in ("optimizer", "scheduler")}
     return {"trainer": trainer, **groups}
 

@@ -175,6 +175,18 @@ def unfinished(folder: Path) -> bool:
     return not (store.exists() and read_attributes(store)["complete"])
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a run in ``folder`` came to its end."""
+    store = folder / schema.FILE_NAME
+    return store.exists() and bool(read_attributes(store)["complete"]) and not unfinished(folder)
+
+
+def refuse_changed_store(folder: Path, facts: Mapping[str, object]) -> None:
+    """`refuse_changes` of a run that came to its end, which its store tells of."""
+    config = read_attributes(folder / schema.FILE_NAME)["config"]
+    _refuse(_differing_facts(config.get(_FACTS, {}), facts))
+
+
 def restore(
     folder: Path, recorder: Recorder, processes: Processes, pointer: Pointer
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from running import TINY, error_of, run
 
 from influcoder_lightning import InfluenceStore, Ranking, load_rows, write_jsonl
-from influcoder_lightning.recipes.compare import run_arms
+from influcoder_lightning.recipes.arms import run_arms
 from influcoder_lightning.run.config import RECIPES
 from influcoder_lightning.run.materials import Materials
 

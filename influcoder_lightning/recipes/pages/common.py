@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
+from influcoder_lightning.data.census import Census
 from influcoder_lightning.ids import SampleId
 from influcoder_lightning.influence.doubts import doubts
 from influcoder_lightning.influence.ranking import Ranking
@@ -32,15 +33,33 @@ from influcoder_lightning.report.press.blocks import (
     Text,
 )
 from influcoder_lightning.report.press.html import write_page
-from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import n_lines
 from influcoder_lightning.run.recipe import Output, present
 from influcoder_lightning.run.run_folder import RANKING, shown_path
 from influcoder_lightning.run.saved_config import CONFIG, load_config, read_config
+from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.split import Split
 from influcoder_lightning.run.stages import stage
 
 _SETTINGS = Output(CONFIG, "every setting, library versions and the command of this run")
+
+
+class Reported(Protocol):
+    """What a page says of a run: `Materials`, or rows alone."""
+
+    cfg: Settings
+
+    @property
+    def pool(self) -> Split:
+        """Rows to choose from."""
+
+    @property
+    def census(self) -> Census:
+        """What is odd about them."""
+
+    @property
+    def n_queries(self) -> int:
+        """Rows that say what matters."""
 
 
 def write(
@@ -62,7 +81,7 @@ def write(
 
 
 def opening(
-    title: str, materials: Materials, blocks: Sequence[Block] = (), *, ranked: bool = True
+    title: str, materials: Reported, blocks: Sequence[Block] = (), *, ranked: bool = True
 ) -> Section:
     """The page's head: what came out, if anything is measured, and what was done to what.
 
@@ -81,11 +100,13 @@ def opening(
         pool = f"{len(materials.pool):,} turns of {n:,} conversations"
     what = f"Pool: {pool}. Towards: {queries}. Model: {name}."
     if ranked:
+        method = cfg.rank.method if cfg.rank.file is None else Path(cfg.rank.file).name
         what += (
-            f" Ranked by {cfg.rank.method}: a higher score means that learning from the sample "
+            f" Ranked by {method}: a higher score means that learning from the sample "
             "moves the model in the direction that the queries ask for."
         )
-    odd = f"In the pool: {materials.census.words()}; {materials.pool.report.words()}."
+    cut = "" if materials.pool.report is None else f"; {materials.pool.report.words()}"
+    odd = f"In the pool: {materials.census.words()}{cut}."
     return Section(title, [*blocks, Text(what, terms=["pool", str(cfg.rank.method)]), Text(odd)])
 
 
@@ -104,7 +125,7 @@ def compared(comparison: Comparison) -> list[Block]:
     ]
 
 
-def ranked(ranking: Ranking, materials: Materials) -> list[Block]:
+def ranked(ranking: Ranking, materials: Reported) -> list[Block]:
     """For the head of a page that compares nothing: what was ranked, and towards what."""
     best, worst = ranking.top_k(1)[0], ranking.bottom_k(1)[0]
     scores = dict(zip(ranking.sample_ids.tolist(), ranking.scores.tolist(), strict=True))

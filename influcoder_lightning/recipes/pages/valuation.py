@@ -21,13 +21,12 @@ from influcoder_lightning.report.findings.method_agreement import agreement_sect
 from influcoder_lightning.report.findings.near_copies import near_copies_section
 from influcoder_lightning.report.press.blocks import Section, Text
 from influcoder_lightning.run import stages
-from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.split import Split
 from influcoder_lightning.selection.diversity import SampleCodes
 
 
 def valuation_sections(
-    materials: Materials, store: InfluenceStore, ranking: Ranking, folder: Path
+    materials: page.Reported, store: InfluenceStore, ranking: Ranking, folder: Path
 ) -> list[Section]:
     """What a valuation says beside the ranking itself, the most useful first.
 
@@ -58,7 +57,7 @@ def valuation_sections(
     ]
 
 
-def _size(materials: Materials, ranking: Ranking) -> int:
+def _size(materials: page.Reported, ranking: Ranking) -> int:
     """k of the run; a tenth of the pool where nothing is selected."""
     k = materials.cfg.select.k
     return min(int(k) if k is not None else max(10, len(ranking) // 10), max(1, ranking.n_scored))

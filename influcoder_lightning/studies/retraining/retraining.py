@@ -14,10 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path, read_whole
+from influcoder_lightning.side_by_side import side_by_side
 from influcoder_lightning.valuation.fingerprint import as_kept
 
 log = logging.getLogger(__name__)
@@ -115,35 +113,15 @@ class RetrainedModels:
             ConfigError: processes below 1.
         """
         if processes < 1:
-            raise ConfigError(f"lds.processes={processes} must be at least 1.")
+            raise ConfigError(f"parallel.jobs={processes} must be at least 1.")
         todo = [job for job in dict.fromkeys(jobs) if self.known(job) is None]
         if not todo:
             return
-        if processes == 1 or len(todo) == 1:
-            trainer = start()
-            for done, job in enumerate(todo, 1):
-                self._keep(job, trainer(job, self._adapter(job)))
-                show(done, len(todo))
-            return
-        # Spawned, not forked: torch's threads do not survive a fork.
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        executor = ProcessPoolExecutor(
-            min(processes, len(todo)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_enter,
-            initargs=(start, threads),
-        )
-        try:
-            waiting = {executor.submit(_do, job, self._adapter(job)): job for job in todo}
-            done = 0
-            while waiting:
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    self._keep(waiting.pop(future), future.result())
-                    done += 1
-                    show(done, len(todo))
-        finally:
-            executor.shutdown(cancel_futures=True)
+        tasks = [(job, self._adapter(job)) for job in todo]
+        results = side_by_side(tasks, _Started(start), processes)
+        for done, ((job, _), losses) in enumerate(results, 1):
+            self._keep(job, losses)
+            show(done, len(todo))
 
     def _adapter(self, job: Job) -> Path:
         return self.folder / "adapters" / job.name
@@ -154,23 +132,15 @@ class RetrainedModels:
             part.write_text(json.dumps(content), encoding="utf-8")
 
 
-_trainer: Trainer | None = None  # of this process
+@dataclass(frozen=True)
+class _Started:
+    """What `side_by_side` starts in each process; can be pickled."""
 
+    start: Callable[[], Trainer]
 
-def _enter(start: Callable[[], Trainer], threads: int) -> None:
-    global _trainer
-    import torch
-
-    torch.set_num_threads(threads)
-    _trainer = start()
-
-
-def _do(job: Job, adapter: Path) -> list[float]:
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)  # it was killed: nobody waits for what is left in the queue
-    assert _trainer is not None
-    return _trainer(job, adapter)
+    def __call__(self) -> Callable[[tuple[Job, Path]], list[float]]:
+        trainer = self.start()
+        return lambda task: trainer(*task)
 
 
 def _read_json(path: Path) -> Any:
