@@ -111,18 +111,19 @@ def keys_page() -> str:
             if key.name.startswith(f"{name}."):
                 parts += _entry(key, overrides)
     groups = []
+    own = [name for name, _ in sections(Config)]
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
         if folder.name in ("recipe", "__pycache__") or not list(folder.glob("*.yaml")):
             continue
         groups += [f"## Group {folder.name}", ""]
         for path in sorted(folder.glob("*.yaml")):
             groups += [f"### {folder.name}={path.stem}", "", *heading(path), ""]
-            groups += [
-                line
-                for key in read(path, f"{folder.name}.")  # the group's own section
-                for leaf in key.leaves()
-                for line in _entry(leaf, {})
-            ]
+            leaves = [leaf for key in read(path, f"{folder.name}.") for leaf in key.leaves()]
+            if folder.name in own and leaves:  # keys of a section above
+                sets = ", ".join(f"`{leaf.name}={leaf.value}`" for leaf in leaves)
+                groups += [f"Sets {sets}.", ""]
+                continue
+            groups += [line for leaf in leaves for line in _entry(leaf, {})]
     return "\n".join([*parts, *groups])
 
 

@@ -66,8 +66,8 @@ def is_bare(folder: Path) -> bool:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder of what `locate` gave."""
-    return path if is_bare(path) else path.parent
+    """The run folder of what `locate` gave; a store without a run is its own."""
+    return path.parent if (path.parent / CONFIG).exists() else path
 
 
 def ranked_by(folder: Path) -> Path:
