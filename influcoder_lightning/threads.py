@@ -95,11 +95,6 @@ def choice(work: str) -> ThreadChoice:
     return _choices[work]
 
 
-def chosen(work: str) -> int | None:
-    """What a kind of work is done with; None where nothing was measured yet."""
-    return _choices[work].chosen if work in _choices else None
-
-
 def paced(batches: Iterable[_T], work: str) -> Iterator[_T]:
     """The batches, each worked on with the threads of `choice`."""
     deciding = choice(work)

@@ -18,8 +18,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import Subset
 
+from influcoder_lightning.finetune.trainers import PLACE
 from influcoder_lightning.influence_store import InfluenceStore
-from influcoder_lightning.recipes import valuate
+from influcoder_lightning.recipes.valuing import value_in_training
 from influcoder_lightning.report.press.units import duration, in_bytes
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.split import Split
@@ -37,6 +38,7 @@ class Estimate:
     Attributes:
         steps: of the whole valuation.
         seconds: all of it, without loading the model.
+        step_seconds: of one of them.
         memory: bytes that the process (or the GPU) had at the most in the trial, in which are the
             longest row of the pool and the shortest.
         disk: bytes of the store; twice that while it is merged.
@@ -44,6 +46,7 @@ class Estimate:
 
     steps: int
     seconds: float
+    step_seconds: float
     memory: int
     disk: int
 
@@ -62,12 +65,14 @@ def estimate(materials: Materials) -> Estimate:
     Takes a dozen steps, of a large model three or those of some twenty seconds.
 
     Args:
-        materials: of the valuation to come. It runs on one process, as the recipe does.
+        materials: of the valuation to come. The trial runs on one device.
     """
     cfg = materials.cfg.copy()
     cfg.mode, cfg.model.adapter, cfg.resume = "training", None, False
     cfg.train.steps, cfg.train.checkpoint_every_n_steps = _STEPS, None
     cfg.put("logger", {})
+    for name in PLACE[1:]:  # on one device
+        cfg.trainer[name] = None
     cfg.train.log_csv = False
     trial = Materials(cfg, "look")
     n_rows = _STEPS * cfg.train.batch_size * cfg.train.accumulate
@@ -79,7 +84,7 @@ def estimate(materials: Materials) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         begun = perf_counter()
         with _silent():
-            store = valuate.value_in_training(trial, Path(folder) / "influence", [clock])
+            store = value_in_training(trial, Path(folder) / "influence", [clock])
         seconds = perf_counter() - begun - clock.before
         disk = _disk(store, materials)
     counted = clock.steps[_WARM:] or clock.steps
@@ -89,7 +94,7 @@ def estimate(materials: Materials) -> Estimate:
     every = cfg.influence.refresh_queries_every_n_steps
     windows = math.ceil(steps / (every or _steps_of_epoch(materials)))
     share = 1.0 if query is None else len(query) / max(1, n_queries)
-    return Estimate(steps, step * steps + around * share * windows, _memory(), disk)
+    return Estimate(steps, step * steps + around * share * windows, step, peak_memory(), disk)
 
 
 @contextmanager
@@ -171,7 +176,8 @@ def _disk(store: InfluenceStore, materials: Materials) -> int:
     return max(0, total - n_rows * sum(sizes)) + rows * sum(sizes)
 
 
-def _memory() -> int:
+def peak_memory() -> int:
+    """Bytes that this process (or the GPU) has had at the most."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     import resource

@@ -11,6 +11,7 @@ from influcoder_lightning.influence_store import InfluenceStore
 from influcoder_lightning.recipes import valuate
 from influcoder_lightning.recipes.chosen_rows import chosen_by, chosen_from
 from influcoder_lightning.recipes.compare import check, compare
+from influcoder_lightning.recipes.forecast import FORECAST
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
 from influcoder_lightning.recipes.select import choose
@@ -21,7 +22,7 @@ from influcoder_lightning.run.recipe import Recipe
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings
 
-OUTPUTS = (*COMPARISON, RANKED, CONVERSED, *CHOSEN, ADAPTER, VALUED)
+OUTPUTS = (*COMPARISON, RANKED, CONVERSED, *CHOSEN, ADAPTER, VALUED, FORECAST)
 
 
 def run(cfg: Settings, folder: Path) -> float:

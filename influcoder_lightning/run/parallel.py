@@ -10,18 +10,16 @@ import torch
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.processes import expected
 from influcoder_lightning.run.settings import Settings
-from influcoder_lightning.threads import chosen
 
-TRAINING = "training"
-_WORTH = 60.0  # seconds of work left below which further processes only cost their start
+_WORTH = 40.0  # seconds of work left below which further processes only cost their start
 
 
 def jobs_for(cfg: Settings, n_left: int, seconds_each: float) -> int:
     """How many of the trainings that are left go side by side.
 
-    As many as ``parallel.jobs`` says; without it one for each device, or, on a CPU, as many as the
-    cores hold of what the first training was fastest with, and the memory of its size; where less
-    than a minute is left, one.
+    As many as ``parallel.jobs`` says; without it one for each device, or on a CPU one for each core
+    (several trainings on one thread each do more than one after the other on all of them), as far
+    as the memory goes. Where little is left to do, one.
 
     Args:
         cfg: settings.
@@ -46,7 +44,7 @@ def jobs_for(cfg: Settings, n_left: int, seconds_each: float) -> int:
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         return min(torch.cuda.device_count(), n_left)
     cores = os.cpu_count() or 1
-    return max(1, min(cores // (chosen(TRAINING) or cores), _in_memory(), n_left))
+    return max(1, min(cores // (cfg.parallel.threads or 1), _in_memory(), n_left))
 
 
 def _in_memory() -> int:
