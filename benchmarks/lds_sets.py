@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from influcoder_lightning import load_rows, write_jsonl
-from influcoder_lightning.recipes.quickstart import make_data, make_model
+from influcoder_lightning.recipes.quickstart import make_data
+from influcoder_lightning.recipes.quickstart_model import make_tiny
 from influcoder_lightning.run.materials import Materials
 
 TEMPLATE = "<s>### Instruction:\n{prompt}\n### Response:\n{response}</s>"
@@ -85,7 +86,7 @@ def built_in(work: Path) -> Study:
         cfg = compose("config", overrides=["recipe=quickstart", *_BUILT_IN])
     data = make_data(cfg, work / "made")
     if not (work / "model" / "model.safetensors").exists():
-        make_model(cfg, data, work / "model")
+        make_tiny(cfg, data, work / "model")
     write_jsonl(data.pool, work / "pool.jsonl")
     write_jsonl(data.query, work / "query.jsonl")
     keys = {

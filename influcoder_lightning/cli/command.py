@@ -117,6 +117,8 @@ def _run(recipe: str, cfg: DictConfig, folder: Path, given: list[str]) -> float 
         check_kinds(settings)
         settings = continue_run(absolute_paths(settings, home=True), found, given)
         settings = with_short_names(absolute_paths(settings), given)
+        if found.settle is not None:
+            found.settle(settings, given)
         check_kinds(settings)
         begin_run(settings.parallel.threads)
         with ExitStack() as ending_with_it:

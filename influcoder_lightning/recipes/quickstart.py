@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from influcoder_lightning.data.encoders import template_called
 from influcoder_lightning.data.rows import write_jsonl
 from influcoder_lightning.data.skills import SkillData, make_skill_data
-from influcoder_lightning.data.tiny_model import build_tiny_llama, build_tokenizer, pretrain
-from influcoder_lightning.data.tokenization import tokenize_rows
 from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.files import durable_path
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.recipes import pipeline, valuate
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.pages.valuation import valuation_sections
+from influcoder_lightning.recipes.quickstart_model import SMOLLM2, model_of, settle, smollm2
 from influcoder_lightning.report.press.blocks import Section, Table, Text
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.outputs import ADAPTER, CHOSEN, COMPARISON, RANKED, VALUED, read_json
@@ -30,7 +28,6 @@ from influcoder_lightning.run.settings import Settings
 from influcoder_lightning.run.stages import stage
 
 log = logging.getLogger(__name__)
-_VOCABULARY = 512
 
 
 OUTPUTS = (
@@ -60,7 +57,8 @@ def check(cfg: Settings) -> None:
     """Refuse what the built-in data cannot be used with.
 
     Raises:
-        ConfigError: a model or data of the user's own, or a k that does not fit the pool.
+        ConfigError: a model or data of the user's own, a k that does not fit the pool, or a
+            package that is not installed.
     """
     for key in ("model.name", "data.pool", "data.query", "data.eval", "from"):
         if cfg.at(key) is not None:
@@ -68,6 +66,8 @@ def check(cfg: Settings) -> None:
                 f"recipe=quickstart makes its own data and model, and {key} is given. For yours "
                 "say recipe=pipeline (or valuate, select, ...; see influcoder --help)."
             )
+    if cfg.quickstart.model == SMOLLM2:
+        smollm2()
     k, n = int(require(cfg, "select.k", "quickstart")), int(cfg.quickstart.n_pool)
     if k > n:
         raise ConfigError(f"select.k={k} does not fit quickstart.n_pool={n}; choose 1 to {n}.")
@@ -77,9 +77,8 @@ def _run(cfg: Settings, folder: Path) -> float:
     with stage("making up data") as done:
         data = make_data(cfg, folder)
         done.result = f"{len(data.pool)} rows of six skills; queries ask for {data.query_skill!r}"
-    make_model(cfg, data, folder / "model")
     cfg = cfg.copy()
-    cfg.model.name = str(folder / "model")
+    cfg.model.name = model_of(cfg, data, folder / "model")
     for name in ("pool", "query", "eval"):
         cfg.data[name] = str(folder / "data" / f"{name}.jsonl")
     materials = Materials(cfg, "quickstart")
@@ -96,7 +95,7 @@ def _run(cfg: Settings, folder: Path) -> float:
         folder,
         [
             page.opening(title, materials, page.compared(comparison)),
-            _story(data),
+            _story(cfg, data),
             _planted_section(found, data.query_skill),
             page.comparison_section(comparison),
             page.ranking_section(ranking, materials.pool, result.chosen, _corrupted(ranking, data)),
@@ -192,30 +191,6 @@ def make_data(cfg: Settings, folder: Path) -> SkillData:
     return data
 
 
-def make_model(cfg: Settings, data: SkillData, folder: Path) -> None:
-    """A tiny model pretrained on the data's general rows, saved with its tokenizer."""
-    texts = [f"{row['prompt']}\n{row['response']}" for row in [*data.pretrain, *data.pool]]
-    tokenizer = build_tokenizer(texts, _VOCABULARY, folder)
-    model = build_tiny_llama(
-        folder, tokenizer, hidden_size=cfg.quickstart.hidden_size, seed=cfg.seed
-    )
-    template = template_called(cfg.model.template, tokenizer)
-    dataset = tokenize_rows(data.pretrain, tokenizer, template, cfg.train.max_length)
-    steps = int(cfg.quickstart.pretrain_steps)
-    with stage("pretraining", steps, "steps") as done:
-        loss = pretrain(
-            model,
-            dataset,
-            steps=steps,
-            seed=cfg.seed,
-            progress=lambda n, _: done(n),
-        )
-        done.result = (
-            f"a model of {model.num_parameters():,} weights, loss {loss:.3f} on general rows"
-        )
-    model.save_pretrained(str(folder))
-
-
 def _corrupted(ranking: Ranking, data: SkillData) -> dict[str, list[str]]:
     """Rows of the query's skill that are wrong on purpose, by a name for the figure."""
     ranked = set(map(str, ranking.sample_ids.tolist()))  # a short run does not reach every row
@@ -224,17 +199,22 @@ def _corrupted(ranking: Ranking, data: SkillData) -> dict[str, list[str]]:
     return {name: [row["id"] for row in wrong if row["id"] in ranked]}
 
 
-def _story(data: SkillData) -> Section:
+def _story(cfg: Settings, data: SkillData) -> Section:
+    model = (
+        "A tiny language model was pretrained on general rows that hardly show the skill "
+        f"{data.query_skill!r}. It was then"
+    )
+    if cfg.quickstart.model == SMOLLM2:
+        model = "SmolLM2-135M-Instruct, a pretrained chat model, was"
     return Section(
         "What happened here",
         [
             Text(
-                f"A tiny language model was pretrained on general rows that hardly show the skill "
-                f"{data.query_skill!r}. It was then fine-tuned once, with a LoRA, on a pool of "
-                f"{len(data.pool)} rows of several skills. While it was trained, the gradient of "
-                f"every sample was compared with those of {len(data.query)} query rows of that "
-                "skill. The ranking below is the result. Last, fresh LoRAs were trained on the "
-                "best, random and worst rows, to see whether the ranking is right."
+                f"{model} fine-tuned once, with a LoRA, on a pool of {len(data.pool)} rows of "
+                "several skills. While it was trained, the gradient of every sample was compared "
+                f"with those of {len(data.query)} query rows of the skill {data.query_skill!r}. "
+                "The ranking below is the result. Last, fresh LoRAs were trained on the best, "
+                "random and worst rows, to see whether the ranking is right."
             ),
             Text(
                 "The rows are made up, so the truth is known: which skill a row belongs to, which "
@@ -268,5 +248,10 @@ def _facts(found: dict[str, Any]) -> Facts:
 
 
 RECIPE = Recipe(
-    run, OUTPUTS, next_command=lambda folder: page.OWN_DATA, trains=True, reuse=valuate.REUSE
+    run,
+    OUTPUTS,
+    next_command=lambda folder: page.OWN_DATA,
+    settle=settle,
+    trains=True,
+    reuse=valuate.REUSE,
 )

@@ -44,6 +44,8 @@ class Recipe:
             for all.
         adopt: changes settings to what the run in ``from`` decides; gets the settings, the folder
             of that run, and the keys that were given, which hold.
+        settle: changes settings to what others of them ask for; gets them, and the keys that were
+            given, which hold.
         goes_on: whether the same command in the same folder takes up what is done.
         after_interruption: says from the settings, that command and the run folder how to go on,
             where the command alone does not.
@@ -56,6 +58,7 @@ class Recipe:
     next_command: Callable[[Path], str | None] | None = None
     takes_over: tuple[str, ...] = ()
     adopt: Callable[[Settings, Path, Collection[str]], None] | None = None
+    settle: Callable[[Settings, Collection[str]], None] | None = None
     goes_on: bool = False
     after_interruption: Callable[[DictConfig, str, Path], str] | None = None
     trains: bool = False
