@@ -45,8 +45,8 @@ class Model:
     )
     adapter: str | None = key(
         None,
-        "folder of a trained LoRA, as of save_pretrained: what mode=frozen and icp value with; "
-        "null: a fresh one",
+        "folder of a trained LoRA, as of save_pretrained: what trainings begin with, and what "
+        "mode=frozen and icp value with; null: a fresh one, as the section lora says",
     )
 
 
@@ -202,8 +202,17 @@ class Lora:
     init_lora_weights: str = key(
         "default",
         "default: A at random, B zero; gaussian: A normal, B zero; orthogonal: both at random, "
-        "their product small",
-        choices=("default", "gaussian", "orthogonal"),
+        "their product small; pissa, olora: leading parts of the weights, which are taken out of "
+        "them",
+        choices=("default", "gaussian", "orthogonal", "pissa", "olora"),
+    )
+    modules_to_save: list[str] | None = key(
+        None, "modules that are trained whole beside the LoRA, [lm_head]; they are not valued"
+    )
+    bias: str = key(
+        "none",
+        "biases that are trained as well: none, all, lora_only; they are not valued",
+        choices=("none", "all", "lora_only"),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,16 +102,22 @@ def load_base_model(
     if attn_implementation is not None:
         chosen["attn_implementation"] = attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            **_where(name, revision),
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            **chosen,
-        )
+        with _without_bars() if is_gguf(name) else nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(
+                **_where(name, revision),
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                **chosen,
+            )
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
     except Exception as error:
         raise ConfigError(_not_loadable("model", name, error)) from error
     return model
+
+
+def _without_bars() -> AbstractContextManager[object]:
+    """transformers' bar about a GGUF file, which its own switch does not turn off."""
+    return redirect_stderr(StringIO())
 
 
 def _quantized(quantization: str, dtype: str) -> dict[str, Any]:
@@ -200,12 +208,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     from peft import PeftModel
 
     folder = Path(folder)
-    for name in (saved_adapter.CONFIG, saved_adapter.WEIGHTS):
-        if why := why_no_file(folder / name):
-            raise ConfigError(
-                f"model.adapter={folder}: no {name} there ({why}). Give a folder written by "
-                "save_pretrained of a PEFT model."
-            )
+    refuse_no_adapter(folder)
     try:
         config = saved_adapter.lora_config(folder, [name for name, _ in model.named_modules()])
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
@@ -215,6 +218,16 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
         raise ConfigError(
             f"the adapter in {folder} does not fit the model: {first:.500}"
         ) from error
+
+
+def refuse_no_adapter(folder: str | Path) -> None:
+    """Raise ``ConfigError`` where a folder holds no adapter."""
+    for name in (saved_adapter.CONFIG, saved_adapter.WEIGHTS):
+        if why := why_no_file(Path(folder) / name):
+            raise ConfigError(
+                f"model.adapter={folder}: no {name} there ({why}). Give a folder written by "
+                "save_pretrained of a PEFT model."
+            )
 
 
 def refuse_missing_folder(name: str, option: str) -> None:

@@ -29,6 +29,7 @@ class Retraining:
         load: gives the base model, a causal LM; LoRAs are put into it in place, one at a time.
         lora: settings of each LoRA, as for `add_lora`.
         options: keyword arguments of `train`, but for those of `run`.
+        adapter: folder of a LoRA that each run begins with, in place of a fresh one.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Retraining:
         load: Callable[[], PreTrainedModel],
         lora: Mapping[str, Any],
         options: Mapping[str, Any],
+        adapter: str | Path | None = None,
     ) -> None:
-        self._load, self._lora, self._options = load, lora, options
+        self._load, self._lora, self._options, self._adapter = load, lora, options, adapter
         self._base: PreTrainedModel | None = None
         self._last: PeftModel | None = None
 
@@ -50,6 +52,10 @@ class Retraining:
         if self._base is None:
             self._base = self._load()
         return self._base
+
+    def untrained(self) -> PreTrainedModel | PeftModel:
+        """What every run begins from: the base model, or the one with the adapter."""
+        return self.base() if self._adapter is None else self.load(self._adapter)
 
     def run(
         self, dataset: Dataset, steps: int, seed: int, callbacks: Sequence[Callback] = ()
@@ -66,7 +72,11 @@ class Retraining:
             DataError: the dataset is empty.
             ConfigError: settings that PEFT or the Trainer refuse.
         """
-        self._last = add_lora(self.base(), self._lora, seed)
+        if self._adapter is None:
+            self._last = add_lora(self.base(), self._lora, seed)
+        else:
+            self.load(self._adapter)
+        assert self._last is not None
         options = {**self._options, "steps": steps, "seed": seed, "callbacks": callbacks}
         return train(self._last, dataset, **options)
 

@@ -77,9 +77,10 @@ def run_arms(
             raise ConfigError(f"arm {arm!r} has ids for {len(ids)} seeds, not {len(seeds)}.")
     trainer = _Arms(materials, steps)
     with stage("loading the model"):
-        base = trainer.retraining.base()
+        base = trainer.retraining.untrained()
     with stage("measuring the base model"):
         losses = {"base": [evaluate(base, trainer.evaluation)]}
+    base = trainer.retraining.base()
     runs = [
         _Run(arm, seed, tuple(ids), (adapters or {}).get(arm) if number == 0 else None)
         for arm, by_seed in arms.items()

@@ -68,7 +68,7 @@ def estimate(materials: Materials) -> Estimate:
         materials: of the valuation to come. The trial runs on one device.
     """
     cfg = materials.cfg.copy()
-    cfg.mode, cfg.model.adapter, cfg.resume = "training", None, False
+    cfg.mode, cfg.resume = "training", False
     cfg.train.steps, cfg.train.checkpoint_every_n_steps = _STEPS, None
     cfg.put("logger", {})
     for name in PLACE[1:]:  # on one device

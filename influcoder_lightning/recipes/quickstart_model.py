@@ -24,7 +24,7 @@ _PRESET: Mapping[str, object] = {
     "quickstart.n_eval": 24,
     "train.epochs": 2,
     "train.lr": 5e-4,
-    "influence.refresh_queries_every_n_steps": 10,
+    "influence.refresh_queries_every_n_steps": 5,
     "select.k": 20,
     "retrain.steps": 20,
     "seeds": [0],

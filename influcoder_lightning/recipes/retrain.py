@@ -46,7 +46,7 @@ def run(cfg: Settings, folder: Path) -> float | None:
     pool, evaluation = materials.pool, materials.evaluation
     retraining = retraining_of(materials)
     with stage("loading the model"):
-        model: Any = retraining.base()
+        model: Any = retraining.untrained()
     before = None
     if evaluation is not None:
         with stage("measuring before"):
@@ -119,7 +119,8 @@ def retraining_of(materials: Materials, alone: bool = False) -> Retraining:
     options = materials.training_options(alone)
     if materials.cfg.retrain.lr is not None:
         options["lr"] = materials.cfg.retrain.lr
-    return Retraining(lambda: base_model(materials.cfg), plain(materials.cfg.lora), options)
+    cfg = materials.cfg
+    return Retraining(lambda: base_model(cfg), plain(cfg.lora), options, cfg.model.adapter)
 
 
 def adopt_steps(cfg: Settings, given: Collection[str]) -> None:

@@ -19,7 +19,7 @@ from influcoder_lightning.capture.forward import causal_lm_losses
 from influcoder_lightning.data.tokenization import collate_samples
 from influcoder_lightning.finetune.models import device
 from influcoder_lightning.finetune.retraining import Retraining
-from influcoder_lightning.run.base_model import base_model
+from influcoder_lightning.run.base_model import adapter_content, base_model
 from influcoder_lightning.run.config import defaults
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.progress import quiet
@@ -36,6 +36,7 @@ def settings_of(materials: Materials) -> dict[str, Any]:
         "train": {k: v for k, v in plain(cfg.train).items() if k in _TRAINED},
         "lora": plain(cfg.lora),
         **{name: node for name, node in _groups(cfg).items() if node},
+        **({} if cfg.model.adapter is None else {"adapter": adapter_content(cfg.model.adapter)}),
         "pool": materials.pool.fingerprint(),
         **materials.model_content,
     }
@@ -77,6 +78,7 @@ class StartTraining:
             lambda: base_model(materials.cfg),
             plain(materials.cfg.lora),
             materials.training_options(alone=True),
+            materials.cfg.model.adapter,
         )
 
         def train_one(job: Job, adapter: Path) -> list[float]:

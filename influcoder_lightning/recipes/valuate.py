@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from influcoder_lightning.data.written_rows import forget_rows
 from influcoder_lightning.errors import ConfigError, StoreError
+from influcoder_lightning.finetune.models import refuse_no_adapter
 from influcoder_lightning.influence.ranking import Ranking
 from influcoder_lightning.influence.registry import get_method
 from influcoder_lightning.influence_store import InfluenceStore
@@ -60,15 +61,15 @@ def check(cfg: Settings, folder: Path) -> None:
     """Refuse what cannot work before an hour has gone into it.
 
     Raises:
-        ConfigError: unknown mode, or an adapter where it has no use.
+        ConfigError: unknown mode, or nothing to go on from.
         RankingError: unknown method.
         StoreError: the run folder already has a store.
     """
     if cfg.mode not in ("training", "frozen"):
         raise ConfigError(f"mode={cfg.mode} is neither training nor frozen.")
-    if cfg.model.adapter is not None and cfg.mode == "training":
-        raise ConfigError("model.adapter is for mode=frozen; training starts with a fresh LoRA.")
     get_method(cfg.rank.method)
+    if cfg.model.adapter is not None:
+        refuse_no_adapter(cfg.model.adapter)
     anew = cfg.mode == "frozen" or cfg.train.checkpoint_every_n_steps is None
     if cfg.resume and anew and not is_complete(shared(folder) / STORE):
         raise ConfigError(

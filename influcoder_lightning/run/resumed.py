@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.data.encoders import template_called
+from influcoder_lightning.run.base_model import adapter_content
 from influcoder_lightning.run.materials import Materials
 from influcoder_lightning.run.settings import plain
 from influcoder_lightning.valuation.fingerprint import tokenizer_identity
@@ -42,6 +43,8 @@ def depends_on(materials: Materials) -> dict[str, object]:
         for name, value in plain(cfg.get(section) or {}).items():
             if f"{section}.{name}" not in _FREE:
                 facts[f"{section}.{name}"] = value
+    if cfg.model.adapter is not None:
+        facts["adapter"] = adapter_content(cfg.model.adapter)
     facts |= {f"trainer.{name}": cfg.trainer[name] for name in _OF_TRAINER}
     facts["model.template"] = template_called(cfg.model.template, materials.tokenizer).text
     return facts

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from peft.tuners.lora import LoraLayer
 from running import error_of, run
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from influcoder_lightning.finetune import models
@@ -78,6 +79,16 @@ OPTIONS = {
     "lora.lora_bias=true": lambda m: all(
         module.lora_B["default"].bias is not None for module in layers(m).values()
     ),
+    "lora.init_lora_weights=pissa": lambda m: all(
+        module.lora_B["default"].weight.any() for module in layers(m).values()
+    ),
+    "lora.init_lora_weights=olora": lambda m: all(
+        module.lora_B["default"].weight.any() for module in layers(m).values()
+    ),
+    "lora.modules_to_save=[lm_head]": lambda m: any(
+        "lm_head" in name for name, weight in m.named_parameters() if weight.requires_grad
+    ),
+    "lora.bias=all": lambda m: m.peft_config["default"].bias == "all",
     "lora.init_lora_weights=orthogonal": lambda m: all(
         module.lora_B["default"].weight.any() for module in layers(m).values()
     ),
@@ -93,6 +104,8 @@ def test_an_option_reaches_the_model(model, option):
 ARITHMETIC = [
     "model.dtype=bfloat16", "model.quantization=4bit", "model.quantization=8bit",
     "lora.use_dora=true", "lora.use_rslora=true", "lora.lora_bias=true",
+    "lora.init_lora_weights=pissa", "lora.init_lora_weights=olora",
+    "lora.modules_to_save=[lm_head]",
     "lora.rank_pattern={q_proj: 2}",
 ]  # fmt: skip
 
@@ -116,6 +129,26 @@ def test_a_model_in_bfloat16_is_valued_to_the_end(model, tmp_path):
         "model.gradient_checkpointing=true", "influence.sketch_dim=64", "influence.code_dim=8",
     )  # fmt: skip
     assert (tmp_path / "out" / "ranking.csv").is_file()
+
+
+def test_trainings_go_on_from_a_trained_adapter(model, tmp_path):
+    rows = [f"model.name={model}", f"data.pool={model}/pool.jsonl", "train.batch_size=2"]
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "Say grey.", "response": "greygrey"}\n')
+    measured = [*rows, f"data.eval={other}"]
+    run("retrain", tmp_path / "first", *measured, "train.steps=3", "train.lr=0.01")
+    first = json.loads((tmp_path / "first" / "metrics.json").read_text())["eval_loss"]
+    adapter = f"model.adapter={tmp_path / 'first' / 'adapter'}"
+    run("retrain", tmp_path / "still", *measured, adapter, "train.steps=2", "train.lr=0")
+    still = json.loads((tmp_path / "still" / "metrics.json").read_text())["eval_loss"]
+    assert still["before"] == pytest.approx(first["after"], abs=1e-6)
+    assert still["after"] == pytest.approx(first["after"], abs=1e-6)
+    small = ["influence.sketch_dim=64", "influence.code_dim=8", "rank.method=self"]
+    run("valuate", tmp_path / "valued", *rows, adapter, *small, "train.steps=2")
+    began = tmp_path / "valued" / "influence" / "adapters" / "window_00000"
+    folders = (began, tmp_path / "first" / "adapter")
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    torch.testing.assert_close(*weights)
 
 
 def test_a_quantised_base_without_its_library_says_what_to_install(

@@ -287,7 +287,7 @@ def test_unknown_text_encoder(base, tmp_path, capsys, name, words):
         ("valuate", ["from=BASE", "model.name=/no/model"], "no such folder"),
         ("valuate", ["from=BASE", "mode=frozn"], "neither training nor frozen"),
         ("valuate", ["from=BASE", "model.adapter=/no", "mode=frozen"], "no adapter_config.json"),
-        ("valuate", ["from=BASE", "model.adapter=/no"], "mode=frozen"),
+        ("valuate", ["from=BASE", "model.adapter=/no"], "no adapter_config.json"),
         ("valuate", ["from=BASE", "train.lr=fast"], "train.lr=fast must be a number"),
         ("valuate", ["from=BASE", "train.batch_size=0"], "at least 1"),
         ("valuate", ["from=BASE", "train.precision=sharp"], "train.precision='sharp'"),

@@ -104,6 +104,7 @@ def test_no_variable_of_this_machine_gets_into_what_a_run_writes(tmp_path, monke
     content["lora"]["r"], content["lora"]["alpha"] = 8, 16
     content["lora"]["dropout"] = 0.0
     content["lora"] |= {"lora_alpha": None, "lora_dropout": None, "init_lora_weights": "default"}
+    content["lora"] |= {"modules_to_save": None, "bias": "none"}
     content["model"] |= {"dtype": "float32", "quantization": "none"}
     content["data"]["query"] = "~/x"
     content["data"] |= {"train_on": "assistant", "too_long": "cut_prompt", "unit": "conversation"}
