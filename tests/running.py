@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
+from undrawn import undrawn
 
 from influcoder_lightning.cli import run_recipe
 
@@ -27,12 +29,13 @@ TINY = [
 ]
 
 
-def run(recipe: str, folder: Path, *overrides: str):
+def run(recipe: str, folder: Path, *overrides: str, drawn: bool = False):
     GlobalHydra.instance().clear()
     with initialize_config_module("influcoder_lightning.conf", version_base="1.3"):
         cfg = compose("config", overrides=[f"recipe={recipe}", *overrides])
     folder.mkdir(parents=True, exist_ok=True)
-    return run_recipe(recipe, cfg, folder, [o.partition("=")[0] for o in overrides])
+    with nullcontext() if drawn else undrawn():
+        return run_recipe(recipe, cfg, folder, [o.partition("=")[0] for o in overrides])
 
 
 def other_weights(model: Path, folder: Path) -> Path:

@@ -33,7 +33,8 @@ _CLIENT = """\
 #!{python} -SE
 import json, os, resource, socket, sys
 name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
-if name == "python" and not (arguments and arguments[0].endswith(".py")):
+warm = arguments[:2] == ["-m", "influcoder_lightning.cli.helper"]
+if name == "python" and not warm and not (arguments and arguments[0].endswith(".py")):
     os.execv({python!r}, [{python!r}, *arguments])
 server = socket.socket(socket.AF_UNIX)
 server.connect({place!r})
@@ -116,16 +117,27 @@ def _run(asked: dict, streams: list[int]) -> int:
     os.environ.clear()
     os.environ.update(asked["env"])
     code: object = 0
+    if "UNDRAWN" in os.environ:  # nobody looks at the figures of this command
+        sys.path.insert(0, str(Path(__file__).parent))
+        undrawn = __import__("undrawn").undrawn
+        sys.path.pop(0)
+        undrawn().start()
     try:
         if asked["name"] == "python":
             script, *arguments = asked["arguments"]
+            if script == "-m":
+                script, *arguments = arguments
             sys.executable = asked["command"]  # what Lightning starts its further processes with
             sys.argv, sys.path[0] = [script, *arguments], str(Path(script).resolve().parent)
-            runpy.run_path(script, run_name="__main__")
+            if asked["arguments"][0] == "-m":
+                runpy.run_module(script, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(script, run_name="__main__")
         else:
             from influcoder_lightning.cli import main
 
             sys.argv = [str(Path(sys.executable).with_name("influcoder")), *asked["arguments"]]
+            sys.executable = str(Path(asked["command"]).with_name("python"))  # of further devices
             main()
     except SystemExit as stop:
         code = stop.code or 0

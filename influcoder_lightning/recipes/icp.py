@@ -33,6 +33,7 @@ from influcoder_lightning.run.run_folder import RANKING, require
 from influcoder_lightning.run.saved_config import save_config
 from influcoder_lightning.run.settings import Settings, plain
 from influcoder_lightning.run.stages import stage
+from influcoder_lightning.threads import paced
 from influcoder_lightning.valuation.fingerprint import as_kept, frozen_weights, tokenizer_identity
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def probe(
                     prober.prompts.demonstration(row)
                 before += len(block)
             else:
-                blocks.append(np.stack([prober.one_shot(row) for row in block]))
+                blocks.append(np.stack([prober.one_shot(row) for row in paced(block, "probing")]))
                 with durable_path(file) as part, part.open("wb") as open_file:
                     np.save(open_file, blocks[-1], allow_pickle=False)
             done(start + len(block))

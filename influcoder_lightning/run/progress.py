@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from influcoder_lightning.callback.influence_callback import InfluenceCallback
 from influcoder_lightning.printable import printable
 from influcoder_lightning.run.stages import Stage
+from influcoder_lightning.threads import paced
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,6 @@ class Watched:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[object]:
-        for number, batch in enumerate(self._loader, 1):
+        for number, batch in enumerate(paced(self._loader, "extracting"), 1):
             yield batch
             self._show(number)

@@ -121,6 +121,7 @@ def run(
             env={
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
+                **({} if block.page.stem == "tutorial" else {"UNDRAWN": "1"}),  # see warm.py
                 **os.environ,
                 "PATH": os.pathsep.join(places),
             },

@@ -57,7 +57,7 @@ def test_a_study_writes_its_files_and_goes_on_where_it_stopped(common, tmp_path,
     adapters = folder / "models" / "adapters"
     first = {path.name: path.stat().st_mtime_ns for path in adapters.iterdir()}
     assert len(first) == 2 * (1 + 3 + 2 + 2)  # full, subsets, cosine's and random's
-    value = run(folder, *overrides, "lds.n_subsets=5")
+    value = run(folder, *overrides, "lds.n_subsets=5", drawn=True)
     again = {path.name: path.stat().st_mtime_ns for path in adapters.iterdir()}
     assert first.items() <= again.items()
     assert len(again) == len(first) + 4

@@ -72,7 +72,7 @@ def common(made: Path, evaluation: str = "eval") -> list[str]:
 @pytest.fixture(scope="module")
 def finished(made, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("loop") / "run"
-    (folder.parent / "result").write_text(str(run(folder, *common(made))))
+    (folder.parent / "result").write_text(str(run(folder, *common(made), drawn=True)))
     return folder
 
 

@@ -65,7 +65,7 @@ def test_fidelity_fills_the_whole_table_and_goes_on_where_it_stopped(
     folder = tmp_path / "run"
     run("fidelity", folder, *overrides, "seeds=[0]", "fidelity.states=[warm]")
     first = (folder / "parts" / "seed_0_warm.json").read_bytes()
-    value = run("fidelity", folder, *overrides, "seeds=[0,1]")
+    value = run("fidelity", folder, *overrides, "seeds=[0,1]", drawn=True)
     assert (folder / "parts" / "seed_0_warm.json").read_bytes() == first
     result = json.loads((folder / "fidelity.json").read_text())
     rows = {(row["name"], row["adapter"]): row for row in result["rows"]}
