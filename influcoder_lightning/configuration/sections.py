@@ -388,6 +388,22 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Compile:
+    """A ranking as two adapters (recipe=compile)."""
+
+    rows: int = key(
+        512, "of the pool, drawn: curvature and gradient norms are learned from them", least=8
+    )
+    checks: int = key(
+        64, "other rows, drawn: half of them choose the step, the others say how well it agrees",
+        least=8,
+    )  # fmt: skip
+    step: float | None = key(
+        None, "of the adapters, as a share of the LoRA's norm; null: chosen by the checks", above=0
+    )
+
+
+@dataclass(frozen=True)
 class Parallel:
     """What goes side by side on this machine (compare, pipeline, loop, lds), and with what."""
 
@@ -468,3 +484,4 @@ class Config:
     lds: Lds = field(default_factory=Lds)
     score: Score = field(default_factory=Score)
     parallel: Parallel = field(default_factory=Parallel)
+    compile: Compile = field(default_factory=Compile)

@@ -15,7 +15,7 @@ from influcoder_lightning.finetune.models import device
 from influcoder_lightning.influence.part_of_store import StoreWithoutRows
 from influcoder_lightning.influence.registry import get_method, rank
 from influcoder_lightning.influence_store import InfluenceStore
-from influcoder_lightning.recipes import score_text
+from influcoder_lightning.recipes import score_pair, score_text
 from influcoder_lightning.recipes.method_checks import check_for_new_rows
 from influcoder_lightning.recipes.pages import common as page
 from influcoder_lightning.recipes.score_text import OUTPUTS
@@ -39,6 +39,9 @@ def run(cfg: Settings, folder: Path) -> None:
     With new queries also a store that has them; from text, ``scores/`` and ``confidence.csv``, and
     with ``select.k`` also ``selected.jsonl``.
     """
+    if cfg.rank.method == "pair":
+        score_pair.run(cfg, folder, OUTPUTS)
+        return
     source = source_folder(cfg, "score")
     where = locate(source, STORE)
     valued = load_config(run_of(where))

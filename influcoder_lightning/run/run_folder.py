@@ -19,10 +19,11 @@ from influcoder_lightning.run.settings import Settings
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.csv"
+COMPILED = "compiled"
 CONVERSATIONS = "conversations.csv"  # the ranking, where samples are turns of them
 STORE = "influence"
 SELECTED = FORMS["jsonl"]
-_WRITERS = {SELECTED: "select"}
+_WRITERS = {SELECTED: "select", COMPILED: "compile"}
 
 # What a step takes over from the run it continues. The rest is of the step itself.
 _SHARED = (
