@@ -11,7 +11,7 @@ from influcoder_lightning.errors import ConfigError
 from influcoder_lightning.processes import expected
 from influcoder_lightning.run.settings import Settings
 
-_WORTH = 40.0  # seconds of work left below which further processes only cost their start
+_WORTH = 90.0  # seconds of work left below which further processes only cost their start
 
 
 def jobs_for(cfg: Settings, n_left: int, seconds_each: float) -> int:
