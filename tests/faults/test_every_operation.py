@@ -95,7 +95,7 @@ def killed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "every"),
-    [("kill", 1), ("full", 1), ("interrupt after", 5), ("broken for good", 7), ("short", 7)],
+    [("kill", 1), ("full", 3), ("interrupt after", 5), ("broken for good", 7), ("short", 7)],
 )
 def test_merging_gives_the_whole_store_or_none(tmp_path, killed, kind, every):
     source, expected = killed

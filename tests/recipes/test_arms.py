@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,20 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
     return seen
 
 
-def test_arms_side_by_side_are_those_of_one_by_one(base, tmp_path, trained):
+def test_arms_side_by_side_are_those_of_one_by_one(base, tmp_path, trained, monkeypatch):
+    """What goes to another process is pickled; `test_side_by_side` starts real ones."""
     run("compare", tmp_path / "one", f"from={base}", *KEYS, "parallel.jobs=1")
     assert len(trained) == 4
+    asked = []
+
+    def elsewhere(tasks, start, jobs):
+        asked.append((len(tasks), jobs))
+        work = pickle.loads(pickle.dumps(start))()
+        yield from ((task, work(pickle.loads(pickle.dumps(task)))) for task in reversed(tasks))
+
+    monkeypatch.setattr(arms, "side_by_side", elsewhere)
     run("compare", tmp_path / "two", f"from={base}", *KEYS, "parallel.jobs=2")
-    assert len(trained) == 5  # the first one here, the others elsewhere
+    assert asked == [(3, 2)]  # the first one was trained here
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys()
     for arm, values in one.items():
